@@ -1,0 +1,1 @@
+"""Our side of each claim, on the public face only."""

@@ -1,0 +1,1 @@
+"""The peers, each run by the interpreter of its own environment."""

@@ -1,0 +1,1 @@
+"""Dujiang: you write the domain, it supplies the production architecture."""

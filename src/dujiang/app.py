@@ -1,0 +1,157 @@
+"""App: a declaration of modules. Runtime: one running copy of it.
+
+    app = App(modules=[shop])            keeps no state; an ASGI application
+    runtime = Runtime(app, settings)     pools, tasks, cursors; any number in one process
+    async with runtime: ...
+
+Code finds its runtime by context only. Under a foreign ASGI server the lifespan starts one and hands it on in the
+lifespan state; `TestClient(app)` works for the same reason. Inside an existing FastAPI application use `app.attach(fastapi)`.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dujiang.kernel.context import current
+from dujiang.kernel.errors import Declared, OutsideRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+
+    from fastapi import FastAPI
+
+    from dujiang.module import Invariant, Module
+    from dujiang.read import ReadVerb
+    from dujiang.react import Reaction
+    from dujiang.runtime import Runtime
+    from dujiang.settings import Settings
+    from dujiang.write import Write
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+T = TypeVar("T")
+
+
+class App:
+    """The declaration of an application.
+
+    Args:
+        modules: Its systems; names must differ.
+        provide: Objects that handlers may ask for, by type: `{Mailer: SmtpMailer(...)}`.
+        renamed: What became of stored names that the code no longer has: new name, or None when gone on purpose.
+        settings: For a foreign ASGI server; default: resolved from the environment when the lifespan starts.
+        title: Shown in the API's documentation.
+        version: Shown there too.
+
+    Raises:
+        Declared: When two declarations take the same name or route.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        *,
+        provide: Mapping[Any, Any] | None = None,
+        renamed: Mapping[str, str | None] | None = None,
+        settings: Settings | None = None,
+        title: str = "Dujiang",
+        version: str = "1",
+    ) -> None:
+        self.modules = tuple(modules)
+        self.provide = dict(provide or {})
+        self.renamed = dict(renamed or {})
+        self.settings = settings
+        self.title = title
+        self.version = version
+        self.mounts: list[tuple[str, Any]] = []
+        self._refuse_twins()
+
+    def __repr__(self) -> str:
+        return f"<App {', '.join(module.name for module in self.modules)}>"
+
+    def _refuse_twins(self) -> None:
+        seen: dict[str, str] = {}
+        for module in self.modules:
+            for kind, name in [("module", module.name), *(("operation", verb.name) for verb in module.verbs)]:
+                if seen.setdefault(name, kind) != kind or (kind == "operation" and list(self.names()).count(name) > 1):
+                    raise Declared(where=repr(self), what=f"two declarations are named {name}", how="give one `name=`")
+            routes = [verb.route for verb in module.verbs if verb.route]
+            for route in routes:
+                if [verb.route for other in self.modules for verb in other.verbs].count(route) > 1:
+                    raise Declared(where=repr(self), what=f"two verbs take {route}", how="change one of the routes")
+        if len({module.name for module in self.modules}) != len(self.modules):
+            raise Declared(where=repr(self), what="two modules have one name", how="rename one")
+
+    def names(self) -> list[str]:
+        """The stored names of all verbs."""
+        return [verb.name for module in self.modules for verb in module.verbs]
+
+    def verbs(self) -> list[Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any]]:
+        """All verbs, in the order of their declaration."""
+        return [verb for module in self.modules for verb in module.verbs]
+
+    def invariants(self) -> list[Invariant]:
+        """All declared laws."""
+        return [invariant for module in self.modules for invariant in module.invariants]
+
+    async def run(self, verb: Any, *args: Any, key: str | None = None, **values: Any) -> Any:
+        """Run a write or read of this app from anywhere inside a running copy; returns what the function returns.
+
+        Args:
+            verb: The decorated function.
+            args: Its parameters after the first, by position.
+            key: An idempotency key; a replay returns the stored answer.
+            values: Its parameters by name.
+        """
+        return await current().runtime.run(verb, args, values, key)
+
+    def mount(self, path: str, application: Any) -> None:
+        """Serve another ASGI application (FastAPI, Starlette, ...) below a path of this one."""
+        self.mounts.append((path.rstrip("/"), application))
+
+    def attach(self, fastapi: FastAPI) -> None:
+        """Put this app's verbs into an existing FastAPI application; its lifespan then starts and stops the runtime.
+
+        Its own routes may use `tx: Annotated[Tx, Transaction()]`; its engine, tables and migrations stay as they are.
+        """
+        from dujiang.attach import attach  # noqa: PLC0415
+
+        attach(self, fastapi)
+
+    @asynccontextmanager
+    async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
+        """Run one copy for the block; yields the lifespan state under which requests find it."""
+        from dujiang.runtime import Runtime  # noqa: PLC0415
+        from dujiang.settings import resolve  # noqa: PLC0415
+
+        runtime = Runtime(self, self.settings or resolve())
+        await runtime.start()
+        try:
+            yield {"dujiang": runtime}
+        finally:
+            await runtime.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection: the lifespan starts a runtime, requests go to it."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        runtime: Runtime | None = scope.get("dujiang") or (scope.get("state") or {}).get("dujiang")
+        if runtime is None:
+            raise OutsideRuntime(what="the app (its server did not run the lifespan)")
+        await runtime.asgi(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self.lifespan() as state:
+                scope.setdefault("state", {}).update(state)
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,1 @@
+"""PostgreSQL: the port `database` on asyncpg, for several processes that write at once."""

@@ -1,0 +1,1 @@
+"""Adapters that live in the port `database`, on whatever it points to."""

@@ -1,0 +1,246 @@
+"""A PEP-249 module over our own connection, so that SQLAlchemy's ORM joins a transaction that it did not open.
+
+Its cursors run on the session of the body; its commit, rollback and close do nothing, because beginning and ending belong
+to the writer. `Own` is the other kind, for migrations: it holds a connection of its own, begins a transaction before the
+first statement, DDL included, and its commit and rollback are real.
+
+SQLAlchemy turns the four error classes below into its own of the same names, with the port's error as their cause. The
+port's other errors (a passed deadline, a transaction that has failed or was taken away) pass through it unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import apsw
+
+from dujiang.backends.sqlite.connection import described
+from dujiang.backends.sqlite.errors import DRIVER_ERRORS, translated
+from dujiang.data.database import Conflict, DatabaseUnreachable, IntegrityFailed, StatementFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dujiang.backends.sqlite.file import FileLock
+    from dujiang.kernel.errors import DujiangError
+
+apilevel = "2.0"
+threadsafety = 1
+paramstyle = "qmark"
+sqlite_version = apsw.sqlite_lib_version()
+sqlite_version_info = tuple(int(part) for part in sqlite_version.split("."))
+Binary = bytes
+
+
+class Error(Exception):
+    """The root of PEP-249."""
+
+
+class InterfaceError(Error):
+    """Never raised; PEP-249 wants it."""
+
+
+class DatabaseError(Error):
+    """The database refuses."""
+
+
+class DataError(DatabaseError):
+    """A value does not fit."""
+
+
+class OperationalError(DatabaseError):
+    """The database cannot work."""
+
+
+class IntegrityError(DatabaseError):
+    """A constraint refuses the change."""
+
+
+class InternalError(DatabaseError):
+    """Never raised; PEP-249 wants it."""
+
+
+class ProgrammingError(DatabaseError):
+    """The statement is wrong."""
+
+
+class NotSupportedError(DatabaseError):
+    """Never raised; PEP-249 wants it."""
+
+
+def raised_for(error: DujiangError) -> Exception:
+    """The exception that PEP-249 has for one of the port's errors; others stay what they are."""
+    if isinstance(error, IntegrityFailed):
+        return IntegrityError(error.why)
+    if isinstance(error, StatementFailed):
+        if error.sqlstate.startswith("22"):
+            return DataError(error.why)
+        return ProgrammingError(error.why) if error.sqlstate.startswith("42") else OperationalError(error.why)
+    if isinstance(error, (DatabaseUnreachable, Conflict)):
+        return OperationalError(error.why)
+    return error
+
+
+class Runner(Protocol):
+    """What a cursor runs on: a body's session, or a connection alone."""
+
+    driver: apsw.Connection
+
+    def perform_described(self, text: str, args: Sequence[Any]) -> tuple[list[Sequence[Any]], int, Any]:
+        """Run a statement: rows, matched rows, description."""
+        ...
+
+    def perform_many(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run a statement for each row of parameters: matched rows."""
+        ...
+
+    def mark(self, verb: str, name: str) -> None:
+        """Set, release or roll back to a savepoint."""
+        ...
+
+
+class Connection:
+    """A PEP-249 connection over a transaction that somebody else ends."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def cursor(self) -> Cursor:
+        """A new cursor."""
+        return Cursor(self.runner)
+
+    def commit(self) -> None:
+        """Nothing: the transaction is the writer's."""
+
+    def rollback(self) -> None:
+        """Nothing: an error that leaves the body rolls back."""
+
+    def close(self) -> None:
+        """Nothing: the connection is the writer's."""
+
+    def mark(self, verb: str, name: str) -> None:
+        """Set, release or roll back to a savepoint."""
+        try:
+            self.runner.mark(verb, name)
+        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
+            raise raised_for(error) from error
+
+
+class Cursor:
+    """A PEP-249 cursor whose rows are all there when `execute` returns."""
+
+    arraysize = 1
+
+    def __init__(self, runner: Runner) -> None:
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+        self._runner = runner
+        self._rows: list[Sequence[Any]] = []
+        self._at = 0
+
+    def execute(self, text: str, args: Sequence[Any] = ()) -> Cursor:
+        """Run a statement."""
+        self._at = 0
+        try:
+            self._rows, self.rowcount, self.description = self._runner.perform_described(text, args)
+        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
+            raise raised_for(error) from error
+        self.lastrowid = self._runner.driver.last_insert_rowid()
+        return self
+
+    def executemany(self, text: str, rows: Sequence[Sequence[Any]]) -> Cursor:
+        """Run a statement for each row of parameters."""
+        self._rows, self._at, self.description = [], 0, None
+        try:
+            self.rowcount = self._runner.perform_many(text, rows)
+        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
+            raise raised_for(error) from error
+        return self
+
+    def fetchone(self) -> Sequence[Any] | None:
+        """The next row, or None."""
+        if self._at >= len(self._rows):
+            return None
+        self._at += 1
+        return self._rows[self._at - 1]
+
+    def fetchmany(self, size: int | None = None) -> list[Sequence[Any]]:
+        """Up to `size` more rows."""
+        start = self._at
+        self._at = min(len(self._rows), start + (size or self.arraysize))
+        return self._rows[start : self._at]
+
+    def fetchall(self) -> list[Sequence[Any]]:
+        """The rows that are left."""
+        start, self._at = self._at, len(self._rows)
+        return self._rows[start:]
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._rows = []
+
+    def setinputsizes(self, *_sizes: Any) -> None:
+        """Nothing; PEP-249 wants it."""
+
+    def setoutputsize(self, *_size: Any) -> None:
+        """Nothing; PEP-249 wants it."""
+
+
+class Alone:
+    """Runs statements on a connection of its own, each inside a transaction that it begins when there is none."""
+
+    def __init__(self, driver: apsw.Connection, url: str) -> None:
+        self.driver = driver
+        self._url = url
+
+    def _begin(self, text: str) -> None:
+        # A PRAGMA and VACUUM often refuse to work inside a transaction, and never need one.
+        if not self.driver.in_transaction and not text.lstrip()[:6].upper().startswith(("PRAGMA", "VACUUM")):
+            self.driver.execute("BEGIN IMMEDIATE")
+
+    def perform_described(self, text: str, args: Sequence[Any]) -> tuple[list[Sequence[Any]], int, Any]:
+        """Run a statement: rows, matched rows, description."""
+        try:
+            self._begin(text)
+            return described(self.driver, text, args)
+        except DRIVER_ERRORS as cause:
+            raise translated(cause, text, self._url) from cause
+
+    def perform_many(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run a statement for each row of parameters: matched rows."""
+        return sum(self.perform_described(text, row)[1] for row in rows)
+
+    def mark(self, verb: str, name: str) -> None:
+        """Set, release or roll back to a savepoint."""
+        self.perform_described(f"{verb} {name}", ())
+
+
+class Own(Connection):
+    """A PEP-249 connection that opened the file itself, under its lock."""
+
+    def __init__(self, runner: Alone, lock: FileLock) -> None:
+        super().__init__(runner)
+        self._lock = lock
+
+    def commit(self) -> None:
+        """Commit what is open."""
+        self._end("COMMIT")
+
+    def rollback(self) -> None:
+        """Roll back what is open."""
+        self._end("ROLLBACK")
+
+    def _end(self, text: str) -> None:
+        driver = self.runner.driver
+        try:
+            if driver.in_transaction:
+                driver.execute(text)
+        except DRIVER_ERRORS as cause:
+            error = translated(cause, text, "")
+            raise raised_for(error) from cause
+
+    def close(self) -> None:
+        """Close the file and give its lock back."""
+        self.runner.driver.close()
+        self._lock.release()

@@ -1,0 +1,42 @@
+"""Command: what all commands share: flags that may stand once, the options of the settings, the app's name."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from dujiang.settings import Settings
+
+DEFAULT_APP = "dujiang.systems.shop:app"
+
+AppName = Annotated[str, typer.Argument(metavar="APP", help="The application, as module:attribute.")]
+DataFlag = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Folder of the embedded store.")]
+ConfigFlag = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of ./dujiang.toml.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, on errors too.")]
+
+
+class Strict(TyperCommand):
+    """A command that refuses a flag given twice, where others silently take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after counting how often each option stands."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for flag, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
+            if count > 1:
+                raise typer.BadParameter("given twice", ctx=ctx, param_hint=f"'{flag}'")
+        return super().parse_args(ctx, args)
+
+
+def settings_of(config: Path | None, **overrides: Any) -> Settings:
+    """The settings of a command that runs in the current folder. Raises SettingsRefused."""
+    from dujiang.settings import resolve  # noqa: PLC0415  (`--help` does not pay for it)
+
+    return resolve(overrides, os.environ, Path.cwd(), file=config)

@@ -1,0 +1,203 @@
+"""Desk: dead letters and audits, in the store itself or through the process that owns it.
+
+    many writers (a server)    the command opens the database and works in it
+    one writer, free           the same
+    one writer, `up` runs      the command asks that process over HTTP, with the operator's token
+
+The embedded store has one owner, so there is no second way in; that the answer comes from the owner also means that its
+wake-ups work: a replayed letter is handled at once. `up` leaves its address in DATA/up.json and the token in
+DATA/operator.token; both are readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import quote
+
+from dujiang.cli.exits import CONFIG, DATA, INTERNAL, UNAVAILABLE
+from dujiang.cli.marks import read_address, read_token
+from dujiang.data.database import StoreInUse
+from dujiang.kernel.errors import DujiangError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dujiang.app import App, Runtime
+    from dujiang.settings import Settings
+
+Letter: TypeAlias = dict[str, Any]
+Rows: TypeAlias = list[Letter]
+
+ANSWER_LIMIT_S = 60.0
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class Desk(Protocol):
+    """What the commands `deadletter` and `audit` need. Letters are JSON objects, as `DeadLetter.public` makes them."""
+
+    async def list(self, subscription: str, limit: int) -> Rows:
+        """Dead letters, oldest first."""
+        ...
+
+    async def show(self, dead_id: int) -> Letter:
+        """One dead letter."""
+        ...
+
+    async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
+        """Back to work."""
+        ...
+
+    async def discard(self, dead_id: int) -> None:
+        """Give it up."""
+        ...
+
+    async def audit(self) -> Rows:
+        """The violated invariants with their rows."""
+        ...
+
+
+@dataclass(eq=False, kw_only=True)
+class OwnerSilent(DujiangError):
+    """The process that owns the store does not answer."""
+
+    code = "owner_silent"
+    move = "wait"
+    says = "process {pid} owns {path}, and {url} does not answer: {why}"
+    cure = "wait until it is ready, or stop it and run the command again"
+
+    pid: int
+    path: str
+    url: str
+    why: str
+
+
+@dataclass(eq=False, kw_only=True)
+class OwnerRefused(DujiangError):
+    """The process that owns the store refuses the request."""
+
+    code = "owner_refused"
+    move = "fix"
+    says = "{what} ({answered} {reason} from {url})"
+
+    what: str
+    answered: int
+    reason: str
+    url: str
+
+    def __post_init__(self) -> None:
+        """What the status means for a command."""
+        if self.answered in (401, 403, 421):
+            self.exit_code = CONFIG
+        elif self.answered in (429, 503, 504):
+            self.exit_code = UNAVAILABLE
+        else:
+            self.exit_code = DATA if self.answered < 500 else INTERNAL
+
+
+class LocalDesk:
+    """Works in the store."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def list(self, subscription: str, limit: int) -> Rows:
+        """Dead letters, oldest first."""
+        return [letter.public() for letter in await self._runtime.deadletters.list(subscription, limit=limit)]
+
+    async def show(self, dead_id: int) -> Letter:
+        """One dead letter."""
+        return dict((await self._runtime.deadletters.show(dead_id)).public())
+
+    async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
+        """Back to work."""
+        await self._runtime.deadletters.replay(dead_id, payload, force=force)
+
+    async def discard(self, dead_id: int) -> None:
+        """Give it up."""
+        await self._runtime.deadletters.discard(dead_id)
+
+    async def audit(self) -> Rows:
+        """The violated invariants with their rows."""
+        found = await self._runtime.audit()
+        return [{"invariant": violation.invariant, "rows": list(violation.rows)} for violation in found]
+
+
+class RemoteDesk:
+    """Works through the process that owns the store.
+
+    Args:
+        owner: The refusal that named the owner.
+        settings: Where its address and token lie.
+    """
+
+    def __init__(self, owner: StoreInUse, settings: Settings) -> None:
+        self._owner = owner
+        self._host, self._port = read_address(settings.data) or (settings.host, settings.port)
+        self._token = read_token(settings.data)
+
+    async def list(self, subscription: str, limit: int) -> Rows:
+        """Dead letters, oldest first."""
+        answer = self._ask("GET", f"/_dj/deadletters?subscription={quote(subscription, safe='')}&limit={limit}")
+        return [dict(letter) for letter in answer["deadletters"]]
+
+    async def show(self, dead_id: int) -> Letter:
+        """One dead letter."""
+        return self._ask("GET", f"/_dj/deadletters/{dead_id}")
+
+    async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
+        """Back to work."""
+        self._ask("POST", f"/_dj/deadletters/{dead_id}/replay{'?force=true' if force else ''}", payload)
+
+    async def discard(self, dead_id: int) -> None:
+        """Give it up."""
+        self._ask("POST", f"/_dj/deadletters/{dead_id}/discard")
+
+    async def audit(self) -> Rows:
+        """The violated invariants with their rows."""
+        return [dict(violation) for violation in self._ask("POST", "/_dj/audit")["violations"]]
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Letter:
+        """One request. A plain blocking one: a command has nothing else to do meanwhile."""
+        url = f"http://{self._host}:{self._port}"
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_LIMIT_S)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            raw = response.read(ANSWER_LIMIT_BYTES)
+        except (OSError, http.client.HTTPException) as cause:
+            why = str(cause) or type(cause).__name__
+            raise OwnerSilent(pid=self._owner.pid, path=self._owner.path, url=url, why=why) from cause
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(raw) if raw else {}
+        except ValueError:
+            answer = {}
+        if response.status >= 300:
+            what = str(answer.get("detail") or answer.get("title") or "the request was refused")
+            raise OwnerRefused(what=what, answered=response.status, reason=response.reason, url=url)
+        return dict(answer)
+
+
+@asynccontextmanager
+async def desk(app: App, settings: Settings) -> AsyncIterator[Desk]:
+    """A desk for the block: the store's own, or its owner's when it is in use."""
+    from dujiang.app import Runtime  # noqa: PLC0415  (loaded by the commands that need it)
+
+    runtime = Runtime(app, settings)
+    try:
+        await runtime.database.start()
+    except StoreInUse as owner:
+        yield RemoteDesk(owner, settings)
+        return
+    try:
+        yield LocalDesk(runtime)
+    finally:
+        await runtime.database.stop()

@@ -1,0 +1,229 @@
+"""Codec: reads a type from JSON and writes it, with one validation and one serialisation.
+
+    bytes --> strict.check                   --> Pydantic's validate_json --> value
+              BadBody: what JSON or we forbid    InvalidBody: what the type forbids
+
+The bytes are parsed twice on purpose: Pydantic parses its own copy in Rust, faster than it would read Python objects,
+and only so do its strict rules for JSON hold (a date is a string there). Why its parser alone is not enough stands in
+kernel/strict.py.
+
+Unknown fields are refused and types are not coerced, unless a model's own config, or a field's own `strict`, says
+otherwise. Pydantic's runtime arguments `strict` and `extra` overrule such a model, so they serve only types that hold
+none; for the others the schema is built again, with our defaults filled in where it is silent. Rejected: a derived
+model per body, because its values would not be equal to the user's own. tests/unit/kernel/test_codec.py holds both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from hashlib import sha256
+from json import JSONEncoder
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from jiter import LosslessFloat, from_json
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, SchemaValidator
+
+from dujiang.kernel.errors import DujiangError
+from dujiang.kernel.problem import Problem, problems_of
+from dujiang.kernel.strict import BadBody, check, parse, unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = [
+    "BadBody",
+    "Codec",
+    "InvalidBody",
+    "Problem",
+    "WrongAnswer",
+    "check",
+    "codec_of",
+    "decode",
+    "encode",
+    "fingerprint",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidBody(DujiangError):
+    """The body is JSON, but not what this operation takes.
+
+    Attributes:
+        problems: The first 100 problems.
+        count: How many there are.
+
+    `code` is the code that all problems share; if they differ, it is `invalid_body`.
+    """
+
+    code = "invalid_body"
+    move = "fix"
+    status = 422
+
+    problems: tuple[Problem, ...]
+    count: int
+
+    def __post_init__(self) -> None:
+        codes = {problem.code for problem in self.problems}
+        if len(codes) == 1:
+            vars(self)["code"] = codes.pop()
+
+    @property
+    def detail(self) -> str:
+        """The first three problems, and how many there are."""
+        said = "; ".join(f"{problem.path or 'body'}: {problem.message}" for problem in self.problems[:3])
+        return said if self.count <= 3 else f"{said}; and {self.count - 3} more"
+
+
+@dataclass(eq=False, kw_only=True)
+class WrongAnswer(DujiangError):
+    """A handler returned something else than it declares."""
+
+    code = "wrong_answer"
+    move = "report"
+    says = "the returned {kind} is not the declared type: {why}"
+    cure = "return the declared type, or declare what is returned"
+
+    kind: str
+    why: str
+
+
+class Codec(Generic[T]):
+    """Reads and writes one type: one validation, one serialisation.
+
+    Args:
+        source: The type, or a TypeAdapter of it.
+    """
+
+    __slots__ = ("_dump", "_validate", "adapter")
+
+    def __init__(self, source: type[T] | TypeAdapter[T] | Any) -> None:
+        adapter = source if isinstance(source, TypeAdapter) else TypeAdapter(source)
+        adapter.rebuild()  # does nothing unless the type waited for a forward reference
+        self.adapter: TypeAdapter[T] = adapter
+        self._validate: Callable[[bytes], T] = strict_validate(adapter)
+        self._dump: Callable[[T], bytes] = partial(adapter.serializer.to_json, by_alias=True, warnings="error")
+
+    def __repr__(self) -> str:
+        return f"<Codec {self.adapter!r}>"
+
+    def decode(self, body: bytes) -> T:
+        """The value in `body`. Raises BadBody (not acceptable JSON) or InvalidBody (not this type)."""
+        document = parse(body)
+        try:
+            return self._validate(body)
+        except ValidationError as cause:
+            problems = problems_of(cause.errors(include_url=False), document)
+            raise InvalidBody(problems=problems, count=cause.error_count()) from None
+
+    def encode(self, value: T) -> bytes:
+        """The JSON of `value`, by alias, as OpenAPI describes it. Raises WrongAnswer if it is not of this type."""
+        try:
+            return self._dump(value)
+        except PydanticSerializationError as cause:
+            raise WrongAnswer(kind=type(value).__name__, why=str(cause)) from cause
+
+
+CODECS: WeakKeyDictionary[TypeAdapter[Any], Codec[Any]] = WeakKeyDictionary()
+
+
+def codec_of(adapter: TypeAdapter[T]) -> Codec[T]:
+    """The codec of an adapter, made once."""
+    found = CODECS.get(adapter)
+    if found is None:
+        found = CODECS[adapter] = Codec(adapter)
+    return found
+
+
+def decode(adapter: TypeAdapter[T], body: bytes) -> T:
+    """The value in `body`. Raises BadBody or InvalidBody."""
+    return codec_of(adapter).decode(body)
+
+
+def encode(adapter: TypeAdapter[T], value: T) -> bytes:
+    """The JSON of `value`. Raises WrongAnswer."""
+    return codec_of(adapter).encode(value)
+
+
+OUR_CONFIG: dict[str, Any] = {"strict": True, "extra_fields_behavior": "forbid"}
+# Where a schema holds values of the user's or of Pydantic's, not schemas.
+NO_SCHEMAS = frozenset({"config", "default", "expected", "metadata", "serialization"})
+
+
+def strict_validate(adapter: TypeAdapter[T]) -> Callable[[bytes], T]:
+    """validate_json, strict and closed but for what the type says of itself."""
+    schema: Any = adapter.core_schema
+    if not any(says_otherwise(node) for node in schema_nodes(schema)):
+        return partial(adapter.validator.validate_json, strict=True, extra="forbid")
+    # Without prebuilt parts, because a nested model's own validator was built without our defaults.
+    validator = SchemaValidator(with_our_config(schema), OUR_CONFIG, _use_prebuilt=False)  # type: ignore[arg-type]
+    return validator.validate_json
+
+
+def schema_nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every schema inside a core schema, itself included."""
+    if isinstance(node, dict):
+        is_schema = isinstance(node.get("type"), str)
+        if is_schema:
+            yield node
+        for key, member in node.items():
+            if not (is_schema and key in NO_SCHEMAS):
+                yield from schema_nodes(member)
+    elif isinstance(node, (list, tuple)):
+        for member in node:
+            yield from schema_nodes(member)
+
+
+def says_otherwise(node: dict[str, Any]) -> bool:
+    """Whether one schema chooses to be lax or open by itself."""
+    config = node.get("config") or {}
+    return (
+        node.get("strict") is False
+        or config.get("strict") is False
+        or config.get("extra_fields_behavior", "forbid") != "forbid"
+        or node.get("extra_behavior", "forbid") != "forbid"
+    )
+
+
+def with_our_config(node: Any) -> Any:
+    """A copy of a core schema in which each config that is silent says what ours says."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(with_our_config(member) for member in node)
+    if not isinstance(node, dict):
+        return node
+    is_schema = isinstance(node.get("type"), str)
+    copy = {key: member if is_schema and key in NO_SCHEMAS else with_our_config(member) for key, member in node.items()}
+    if is_schema and node["type"] in ("model", "dataclass", "typed-dict"):
+        copy["config"] = OUR_CONFIG | (node.get("config") or {})
+    return copy
+
+
+def number_text(number: object) -> dict[str, str]:
+    """A JSON number with a fraction or exponent, for `fingerprint`; the key cannot occur in a checked body."""
+    if not isinstance(number, LosslessFloat):
+        raise TypeError(f"{type(number).__name__} is no JSON value")
+    written, shortest = bytes(number).decode(), repr(float(number))
+    return {"\0": shortest if Decimal(written) == Decimal(shortest) else written}
+
+
+CANONICAL = JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=number_text)
+
+
+def fingerprint(method: str, path: str, query: bytes, body: bytes) -> bytes:
+    """32 bytes that are equal for requests that ask for the same thing.
+
+    The order of keys, whitespace, and how a string or fraction is spelled do not matter; `1` and `1.0` differ. SHA-256.
+    An empty body is its own value. Raises BadBody if the body is not JSON.
+    """
+    asked: list[Any] = [method, path, query.decode("latin-1")]
+    if body:
+        try:
+            asked.append(from_json(body, catch_duplicate_keys=True, allow_inf_nan=False, float_mode="lossless-float"))
+        except ValueError as cause:
+            raise unreadable(body, str(cause)) from None
+    return sha256(CANONICAL.encode(asked).encode()).digest()

@@ -1,0 +1,35 @@
+"""Node: what one running copy of an app uses for time, chance and tasks."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from dujiang.kernel.clock import Clock, SystemClock
+from dujiang.kernel.entropy import Entropy, SystemEntropy
+from dujiang.kernel.tasks import Tasks
+
+
+@dataclass(slots=True)
+class Node:
+    """One running copy's clock, entropy and tasks.
+
+    Attributes:
+        name: Unique among living copies: instance name plus a number drawn at start.
+        clock: Time.
+        entropy: Chance.
+        tasks: The owner of this copy's background tasks.
+    """
+
+    name: str
+    clock: Clock
+    entropy: Entropy
+    tasks: Tasks = field(default_factory=lambda: Tasks("node"))
+
+    @classmethod
+    def system(cls, instance: str | None = None) -> Node:
+        """A node on the real machine. `instance` defaults to host name and process id."""
+        entropy = SystemEntropy()
+        instance = instance or f"{socket.gethostname()}-{os.getpid()}"
+        return cls(name=f"{instance}-{entropy.secret(4).hex()}", clock=SystemClock(), entropy=entropy)

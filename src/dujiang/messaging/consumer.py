@@ -1,0 +1,394 @@
+"""Consumer: does the work of one subscription, each message with one effect.
+
+    claim ──► waiting ──► runner 1..n ──► transaction: inbox row, handler, events, acknowledgement, outcome ──► commit
+                             │ error
+                             └──► rolled back; then a small transaction of its own: ready again later, or dead
+
+Everything that says "handled" lies in the handler's own transaction, so there is no moment at which the effects are kept
+and the claim is not, or the other way round. The acknowledgement is fenced by the lease: whoever was taken for dead in
+the meantime rolls back.
+
+Whose move an error is decides what follows (kernel/errors.py): `fix` and `choose` are dead at once, `wait`, `report` and
+foreign exceptions are tried again. Crash points stand at every border; tests/proof kills a process at each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dujiang.data.transaction import transact
+from dujiang.kernel.context import Context, entered
+from dujiang.kernel.errors import DujiangError, Refusal
+from dujiang.kernel.ids import uuid7_us
+from dujiang.kernel.tasks import Tasks, current_task
+from dujiang.messaging.deadletter import bury
+from dujiang.messaging.inbox import HORIZON_US, first_time
+from dujiang.messaging.tx import Tx
+from dujiang.messaging.work import (
+    HALT,
+    STATE_DONE,
+    STATE_DUPLICATE,
+    Claim,
+    KeyCursor,
+    LeaseLost,
+    ack_pieces,
+    give_back,
+)
+from dujiang.telemetry.crash import crash_point
+from dujiang.telemetry.tracing import continued, parse_traceparent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dujiang.data.database import Connection, Database
+    from dujiang.data.process import ProcessLease
+    from dujiang.messaging.bell import Bells
+    from dujiang.messaging.broker import Broker
+    from dujiang.messaging.message import Event, Message
+    from dujiang.messaging.subscription import Subscription
+
+logger = logging.getLogger("dujiang.consumer")
+
+POLL_S_MIN, POLL_S_MAX = 0.01, 1.0
+NEWER_VERSION_WAIT_US = 60_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worked:
+    """What became of a claim; for metrics.
+
+    Attributes:
+        subscription: Its name.
+        outcome: `done`, `duplicate`, `retried` or `dead`.
+        took_s: Seconds from the start of the run to its end.
+        delay_s: Seconds from the message's transaction to the end of the run.
+    """
+
+    subscription: str
+    outcome: str
+    took_s: float
+    delay_s: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Undecodable(DujiangError):
+    """The bytes of a message are not an event of its type."""
+
+    code = "undecodable"
+    move = "fix"
+    says = "{event}: {why}"
+    cure = "replay it with a corrected payload: dujiang deadletter replay ID --payload FILE"
+
+    event: str
+    why: str
+
+
+class Consumer:
+    """The service behind one subscription in one process.
+
+    Args:
+        context: The context in which handlers run (node, runtime).
+        subscription: What to do.
+        sub_id: Its number.
+        database: Where the work is.
+        broker: Where it comes from.
+        bells: The bell "sub<number>" wakes this consumer.
+        process: This process's lease.
+        make_tx: Makes the transaction object: (connection, now, cause).
+        worked: Called for each claim that ended.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        subscription: Subscription,
+        sub_id: int,
+        database: Database,
+        broker: Broker,
+        bells: Bells,
+        process: ProcessLease,
+        make_tx: Callable[[Connection, int, Message | None], Tx],
+        worked: Callable[[Worked], None],
+    ) -> None:
+        self._context = context
+        self._node = context.node
+        self.subscription = subscription
+        self.sub_id = sub_id
+        self._database = database
+        self._broker = broker
+        self._bells = bells
+        self._process = process
+        self._make_tx = make_tx
+        self._worked = worked
+        self._cursor = KeyCursor() if subscription.ordered else None
+        self._waiting: deque[Claim] = deque()
+        self._filled = asyncio.Condition()
+        self._busy: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(subscription.name)
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.subscription.name}: {len(self._waiting)} waiting, {len(self._busy)} running>"
+
+    async def start(self) -> None:
+        """Begin to claim and to work."""
+        self._tasks.spawn(self._fetch(), name="fetch")
+        for number in range(self.subscription.concurrency):
+            self._tasks.spawn(self._work(), name=f"runner{number}")
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Claim no more, give back what has not begun, let what runs end within the grace, then cancel it."""
+        self._stopping = True
+        self._bells.ring(f"sub{self.sub_id}")
+        async with self._filled:
+            self._filled.notify_all()
+        await self._tasks.close(grace_s=grace_s)
+        while self._waiting:
+            await self._give_back(self._waiting.popleft(), self._node.clock.now_us(), forget_attempt=True)
+
+    def cancel_running(self) -> None:
+        """The lease is lost: drop what waits and cancel what runs; others do it now."""
+        self._waiting.clear()
+        for task in self._busy:
+            task.cancel()
+
+    # Claiming ---------------------------------------------------------------------------------------------------------
+
+    async def _fetch(self) -> None:
+        wait_s = POLL_S_MIN
+        room = self.subscription.concurrency * self.subscription.batch
+        while not self._stopping:
+            try:
+                due_s = await self._claim(room)
+            except DujiangError as error:
+                logger.warning("%s waits: %s", self.subscription.name, error)
+                due_s = None
+                await self._node.clock.sleep(wait_s)
+            if due_s == 0.0:
+                wait_s = POLL_S_MIN
+                continue
+            wait_s = min(POLL_S_MAX, wait_s * 2)
+            rang = await self._bells.wait(f"sub{self.sub_id}", min(wait_s, due_s if due_s is not None else wait_s))
+            if rang:
+                wait_s = POLL_S_MIN
+
+    async def _claim(self, room: int) -> float | None:
+        """Fill the line; seconds until it is worth looking again: 0 = at once, None = when the bell rings."""
+        async with self._filled:
+            # A claim is worth a round trip when half of the line is free.
+            await self._filled.wait_for(lambda: self._stopping or len(self._waiting) * 2 <= room)
+        if self._stopping:
+            return None
+        limit = max(1, 2 * room - len(self._waiting))
+        received = await self._broker.receive(self.sub_id, self._process.lease, limit, self._cursor)
+        crash_point("consumer_received")
+        if received.claims:
+            async with self._filled:
+                self._waiting.extend(received.claims)
+                self._filled.notify(len(received.claims))
+            return 0.0
+        if received.due_us is None:
+            return None
+        return max(0.001, (received.due_us - self._node.clock.now_us()) / 1e6)
+
+    # Working ----------------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            async with self._filled:
+                await self._filled.wait_for(lambda: self._stopping or self._waiting)
+                if self._stopping:
+                    return
+                take = min(self.subscription.batch, len(self._waiting))
+                claims = [self._waiting.popleft() for _ in range(take)]
+                self._filled.notify_all()
+            runner = current_task()
+            self._busy.add(runner)
+            try:
+                await self._handle_all(claims)
+            finally:
+                self._busy.discard(runner)
+                if self._cursor is not None:
+                    self._bells.ring(f"sub{self.sub_id}")  # The next event of these keys may go now.
+
+    async def _handle_all(self, claims: list[Claim]) -> None:
+        """Handle a batch in one transaction; if that fails and there is more than one, each by itself."""
+        ready: list[tuple[Claim, Event]] = []
+        for claim in claims:
+            event = await self._decoded(claim)
+            if event is not None:
+                ready.append((claim, event))
+        if not ready:
+            return
+        error = await self._try(ready)
+        if error is None:
+            return
+        if len(ready) == 1:
+            await self._failed(ready[0][0], error)
+            return
+        for one in ready:
+            error = await self._try([one])
+            if error is not None:
+                await self._failed(one[0], error)
+
+    async def _decoded(self, claim: Claim) -> Event | None:
+        """The event of a claim; None when the claim was dealt with because it is none."""
+        message, event_type = claim.message, self.subscription.event
+        now_us = self._node.clock.now_us()
+        try:
+            if message.payload is None or message.topic != event_type.event_name:
+                raise Undecodable(event=str(message.topic), why=f"{self.subscription.name} handles {event_type.event_name}")
+            if uuid7_us(message.message_id) < now_us - HORIZON_US:
+                await self._bury(claim, "beyond_dedupe_horizon", None)
+                return None
+            if int(message.headers.get("version", 1)) > event_type.event_version:
+                # Not poison: a newer process understands it. Ours returns it.
+                await self._give_back(claim, now_us + NEWER_VERSION_WAIT_US, forget_attempt=True)
+                return None
+            decoded: Event = event_type.from_bytes(message.payload)
+        except (ValidationError, ValueError, Undecodable) as error:
+            await self._bury(claim, "undecodable", error)
+            return None
+        return decoded
+
+    async def _try(self, ready: Sequence[tuple[Claim, Event]]) -> BaseException | None:
+        """Run the transaction of these claims; the error if it rolled back."""
+        first = ready[0][0].message
+        trace = parse_traceparent(str(first.headers.get("traceparent", "")))
+        context = replace(
+            self._context,
+            trace_id=trace[0] if trace else "",
+            tenant=str(first.headers.get("tenant", "")),
+            deadline=self._node.clock.monotonic() + self.subscription.timeout_s,
+        )
+        began = self._node.clock.monotonic()
+        with entered(context), continued(str(first.headers.get("traceparent", "")), "react", self.subscription.name):
+            try:
+                async with asyncio.timeout(self.subscription.timeout_s):
+                    outcome = await transact(
+                        self._database,
+                        lambda connection, now_us: self._make_tx(connection, now_us, first),
+                        lambda tx: self._run(tx, ready, began),
+                        what=self.subscription.name,
+                        settle=self._settle(ready),
+                    )
+            except LeaseLost as error:
+                logger.warning("%s", error)
+                return None
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    current_task().uncancel()
+                    return None  # The lease is lost; the claims are no longer ours to give back.
+                for claim, _ in ready:
+                    await self._give_back(claim, self._node.clock.now_us(), forget_attempt=True)
+                raise
+            except Exception as error:  # noqa: BLE001  (a handler may raise anything; it is answered by retry or burial)
+                return error
+        crash_point("after_commit_before_broker_ack")
+        for claim, _ in ready:
+            self._report(claim, outcome, began)
+        return None
+
+    async def _run(self, tx: Tx, ready: Sequence[tuple[Claim, Event]], began: float) -> str:
+        fresh = await first_time(tx, self._database, self.sub_id, [claim.message.message_id for claim, _ in ready])
+        todo = [event for claim, event in ready if claim.message.message_id in fresh]
+        if todo:
+            for refusal in await self.subscription.handle(tx, todo):
+                if isinstance(refusal, Refusal):
+                    raise refusal
+        crash_point("handler_done")
+        took_us = int((self._node.clock.monotonic() - began) * 1e6)
+        claims, state = [claim for claim, _ in ready], STATE_DONE if todo else STATE_DUPLICATE
+        crash_point("before_ack_commit")
+        for piece in ack_pieces(self._database, self.subscription.name, claims, state, tx.now_us, took_us):
+            tx.close_with(piece)
+        return "done" if todo else "duplicate"
+
+    def _settle(self, ready: Sequence[tuple[Claim, Event]]) -> Any:
+        """Says after a lost reply whether the commit happened: the inbox row is in the same transaction."""
+        message_id = ready[0][0].message.message_id
+
+        async def settle(connection: Connection) -> bool:
+            from dujiang.messaging.inbox import HANDLED  # noqa: PLC0415
+
+            return bool(await connection.fetch(HANDLED, message_id, self.sub_id))
+
+        return settle
+
+    # Failing ----------------------------------------------------------------------------------------------------------
+
+    async def _failed(self, claim: Claim, error: BaseException) -> None:
+        """Try again later, or bury."""
+        retry, message = self.subscription.retry, claim.message
+        now_us = self._node.clock.now_us()
+        if isinstance(error, DujiangError) and error.move in ("fix", "choose"):
+            await self._bury(claim, error.code, error)
+        elif retry.exhausted(claim.attempt, (now_us - message.created_us) / 1e6):
+            await self._bury(claim, "attempts" if claim.attempt >= retry.attempts else "age", error)
+        else:
+            asked_s = getattr(error, "retry_after_s", 0.0) if isinstance(error, DujiangError) else 0.0
+            wait_s = max(retry.wait_s(claim.attempt, self._node.entropy), asked_s)
+            logger.warning("%s tries %s again in %.3f s: %r", self.subscription.name, message.message_id.hex(), wait_s, error)
+            await self._give_back(claim, now_us + int(wait_s * 1e6))
+            crash_point("retry_row_written")
+            self._report(claim, "retried", self._node.clock.monotonic())
+
+    async def _give_back(self, claim: Claim, run_at_us: int, *, forget_attempt: bool = False) -> None:
+        await self._persist(
+            lambda: give_back(self._database, self.subscription.name, claim, run_at_us, forget_attempt=forget_attempt)
+        )
+
+    async def _bury(self, claim: Claim, reason: str, error: BaseException | None) -> None:
+        holds: str | None = None
+        if self.subscription.on_fail == "halt":
+            holds = HALT
+        elif self.subscription.ordered and self.subscription.on_fail == "park_key":
+            holds = claim.message.okey
+        logger.error("%s: message %s is dead: %s", self.subscription.name, claim.message.message_id.hex(), reason, exc_info=error)
+        await self._persist(
+            lambda: bury(
+                self._database,
+                claim,
+                name=self.subscription.name,
+                dead_id=self._process.ids.new_id(),
+                reason=reason,
+                error=error,
+                holds=holds,
+                now_us=self._node.clock.now_us(),
+            )
+        )
+        self._report(claim, "dead", self._node.clock.monotonic())
+
+    async def _persist(self, move: Callable[[], Any]) -> None:
+        """Write what became of a claim; while the database is away the claim stays ours until the lease ends it."""
+        wait_s = 0.05
+        with entered(replace(self._context, deadline=None)):
+            while True:
+                try:
+                    await move()
+                except LeaseLost as error:
+                    logger.warning("%s", error)
+                    return
+                except DujiangError as error:
+                    if error.move != "wait" or self._stopping:
+                        logger.warning("%s leaves a claim to its lease: %s", self.subscription.name, error)
+                        return
+                    await self._node.clock.sleep(wait_s)
+                    wait_s = min(2.0, wait_s * 2)
+                else:
+                    return
+
+    def _report(self, claim: Claim, outcome: str, began: float) -> None:
+        clock = self._node.clock
+        delay_s = (clock.now_us() - (claim.message.created_us or clock.now_us())) / 1e6
+        self._worked(
+            Worked(
+                subscription=self.subscription.name, outcome=outcome, took_s=clock.monotonic() - began, delay_s=delay_s
+            )
+        )

@@ -1,0 +1,122 @@
+"""Message: a typed, versioned event and the envelope in which it travels.
+
+An event is a Pydantic model. `key()` marks the field by which its order is kept: events with one key are handled in the
+order of their commits. The stored name is the class's name, or `name=`; `version=` is the number of its schema.
+
+    class OrderPlaced(Event, version=2):
+        order_id: Id = key()
+        total: Money
+
+Unknown fields of a payload are ignored, so an older consumer reads a newer producer that only added something.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from dujiang.kernel.errors import Declared
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+KEY_MARK = {"x-dujiang-key": True}
+
+
+def key(*, description: str | None = None) -> Any:
+    """Mark the field whose value keeps the order: one key, one line of events."""
+    return Field(description=description, json_schema_extra=dict(KEY_MARK))
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key, Field))
+class EventType(ModelMetaclass):
+    """The type of event classes; it tells type checkers that `key()` is not a default."""
+
+
+class Event(BaseModel, metaclass=EventType):
+    """Something that happened. Subclass it; the docstring says what happened.
+
+    Class arguments:
+        name: The stored name; default: the class's name. Never reuse one for another meaning.
+        version: The schema's number, from 1.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    event_name: ClassVar[str] = ""
+    event_version: ClassVar[int] = 1
+    key_field: ClassVar[str | None] = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, name: str | None = None, version: int = 1, **kwargs: Any) -> None:
+        """Read the class arguments and find the key."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.event_name = name or cls.__name__
+        cls.event_version = version
+        keys = [field for field, info in cls.model_fields.items() if marks_key(info)]
+        if len(keys) > 1:
+            raise Declared(where=cls.__name__, what=f"has {len(keys)} keys: {', '.join(keys)}", how="mark one field")
+        cls.key_field = keys[0] if keys else None
+
+    def order_key(self) -> str | None:
+        """The text of this event's key, or None without a key."""
+        return None if self.key_field is None else str(getattr(self, self.key_field))
+
+    def to_bytes(self) -> bytes:
+        """The payload: this event as JSON."""
+        return self.__pydantic_serializer__.to_json(self)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> Any:
+        """The event of a payload. Raises pydantic.ValidationError."""
+        return cls.__pydantic_validator__.validate_json(payload)
+
+
+def marks_key(info: FieldInfo) -> bool:
+    """Whether a field was declared with `key()`."""
+    return isinstance(info.json_schema_extra, dict) and "x-dujiang-key" in info.json_schema_extra
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event on its way: attributes by CloudEvents 1.0, payload as bytes.
+
+    Attributes:
+        seq: Its place in the outbox; ascending in the order of commits for one key.
+        message_id: 16 bytes, UUIDv7: CloudEvents `id`.
+        topic: The event's stored name: CloudEvents `type`.
+        okey: The order key, or None.
+        created_us: When its transaction began, microseconds: CloudEvents `time`.
+        headers: Further attributes: `version`, `traceparent`, `correlation`, `causation`, `tenant`, `hop`.
+        payload: JSON bytes: CloudEvents `data`.
+    """
+
+    seq: int
+    message_id: bytes
+    topic: str
+    okey: str | None
+    created_us: int
+    headers: dict[str, Any]
+    payload: bytes
+
+
+def headers_text(headers: dict[str, Any]) -> str:
+    """Headers as they are stored."""
+    return json.dumps(headers, separators=(",", ":"), ensure_ascii=False)
+
+
+def headers_of(text: str | None) -> dict[str, Any]:
+    """Stored headers as a dict; anything unreadable is empty, because a message is never lost for its headers."""
+    if not text or text == "{}":
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

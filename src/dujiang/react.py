@@ -1,0 +1,88 @@
+"""React: verb 4, an effectively-once consumer of events.
+
+The handler's transaction holds the inbox row, its effects, its own events and the acknowledgement; messaging/consumer.py
+runs it. A refusal in a reaction is dead at once, with its code. In the batched form (`batch=n`, a list in the signature)
+up to n events share one transaction; if it fails, each runs by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from dujiang.messaging.subscription import OnFail, Start, Subscription
+from dujiang.resilience.retry import Retry
+from dujiang.telemetry.tracing import span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from dujiang.gateway.handler import Handler
+    from dujiang.messaging.message import Event
+    from dujiang.messaging.tx import Tx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(eq=False, kw_only=True)
+class Reaction(Generic[P, T]):
+    """A declared reaction. Calling it calls the function.
+
+    Attributes:
+        function: The function.
+        handler: Its signature.
+        name: The stored name, `module.function` by default.
+        event: The class of its events.
+        event_name: The parameter that takes the event (or the list of events).
+        ordered: One after another for each key, in commit order.
+        on_fail: What a dead event does to its key.
+        retry: The bound on tries.
+        batch: Events at most in one transaction; 0 = one by one.
+        concurrency: Transactions at once in one process.
+        timeout_s: How long one run may take.
+        start: What a new subscription begins with.
+    """
+
+    function: Callable[P, Coroutine[Any, Any, T]]
+    handler: Handler
+    name: str
+    event: type[Event]
+    event_name: str
+    ordered: bool = False
+    on_fail: OnFail = "park_key"
+    retry: Retry = Retry()  # noqa: RUF009  (immutable)
+    batch: int = 0
+    concurrency: int = 8
+    timeout_s: float = 60.0
+    start: Start = "now"
+    route: None = None
+    kind = "react"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        """Run the function in the caller's transaction."""
+        return self.function(*args, **kwargs)
+
+    def subscription(self, provided: Mapping[str, Any]) -> Subscription:
+        """This reaction as messaging sees it, with what the app provides filled in."""
+        injected = dict(provided)
+
+        async def handle(tx: Tx, events: Sequence[Event]) -> Sequence[Any]:
+            with span("handler", operation=self.name):
+                if self.batch:
+                    return await self.function(tx, **{self.event_name: list(events)}, **injected) or ()  # type: ignore[call-arg]
+                await self.function(tx, **{self.event_name: events[0]}, **injected)  # type: ignore[call-arg]
+            return ()
+
+        return Subscription(
+            name=self.name,
+            event=self.event,
+            handle=handle,
+            ordered=self.ordered,
+            on_fail=self.on_fail,
+            retry=self.retry,
+            batch=max(1, self.batch),
+            concurrency=self.concurrency,
+            timeout_s=self.timeout_s,
+            start=self.start,
+        )

@@ -1,0 +1,1 @@
+"""Resilience: what keeps a failure small. Knows nothing of databases or messages."""
