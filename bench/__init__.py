@@ -1,1 +1,1 @@
-"""Benchmarks: one file per claim, each beside its peer and its limit. README.md says how to run and how to read them."""
+"""Benchmarks: one file per claim, each beside its peer and its limit. README.md says how to run and read them."""

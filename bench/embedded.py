@@ -4,8 +4,8 @@
     peer       FastAPI + SQLAlchemy ORM + aiosqlite: WAL, synchronous=FULL, BEGIN IMMEDIATE
     limit      apsw in one thread without HTTP, with 1 and with 64 orders per commit
 
-A commit at FULL waits for the disk. Who commits each order alone is therefore bound by the disk's sync rate, and who lets
-waiting orders share a commit is not; how much that is worth depends on the disk, so the goal does too.
+A commit at FULL waits for the disk. Who commits each order alone is therefore bound by the disk's sync rate, and who
+lets waiting orders share a commit is not; how much that is worth depends on the disk, so the goal does too.
 
     python -m bench.embedded
 """
@@ -67,17 +67,17 @@ class Raw:
         return [Measured(self.name, "orders/s", ran["orders"] / ran["seconds"])]
 
 
-def peer(port: int, path: str, consuming: bool) -> Command:
+def peer(port: int, store: str, *, consuming: bool) -> Command:
     """The peer's server."""
-    env = {"BENCH_DATABASE": f"sqlite+aiosqlite:///{path}", "BENCH_CONSUMER": "1" if consuming else "0"}
+    env = {"BENCH_DATABASE": f"sqlite+aiosqlite:///{store}", "BENCH_CONSUMER": "1" if consuming else "0"}
     return uvicorn(python_of("web"), "orders_fastapi_orm:app", port, env=env)
 
 
 @contextlib.contextmanager
 def opened(options: Options) -> Iterator[list[Side]]:
     """Every side; each turn makes its own file."""
-    store = SqliteStore()
-    made = partial(OrderServer, store=store, seconds=options.seconds)
+    files = SqliteStore()
+    made = partial(OrderServer, store=files, seconds=options.seconds)
     servers = [
         made(name="dujiang", serve=partial(serve, "app"), counts=OURS_COUNTS),
         made(name="FastAPI + aiosqlite", serve=peer),
@@ -85,8 +85,8 @@ def opened(options: Options) -> Iterator[list[Side]]:
         made(name="dujiang (all roles)", serve=partial(serve, "app"), counts=OURS_COUNTS, roles=True),
         made(name="FastAPI + aiosqlite (all roles)", serve=peer, roles=True),
     ]
-    limits = [Raw(store, options.seconds, 1), Raw(store, options.seconds, 64)]
-    yield [Side(each.name, each.turn) for each in (*limits, *servers)]
+    limits = [Raw(files, options.seconds, 1), Raw(files, options.seconds, 64)]
+    yield [*(Side(each.name, each.turn) for each in limits), *(Side(each.name, each.turn) for each in servers)]
 
 
 CLAIM = Claim(

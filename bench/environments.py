@@ -3,8 +3,8 @@
     bench/locks/web.in   --uv pip compile-->  bench/locks/web.txt  --uv pip sync-->  HOME/venvs/web/bin/python
     (what we ask for)    python -m bench.environments --lock       made on first use
 
-Peers never share our own environment: a peer must run on the versions it wants, and ours must not win because a peer was
-held back by our pins. `python -m bench.environments --lock` moves every peer to its newest release.
+Peers never share our own environment: a peer must run on the versions it wants, and ours must not win because a peer
+was held back by our pins. `python -m bench.environments --lock` moves every peer to its newest release.
 
 An environment is rebuilt when its lock file or the interpreter changed; the stamp beside it says with what it was made.
 Every environment uses the interpreter that runs the benchmark, so no side wins by a newer Python.

@@ -31,7 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.environments import BENCH, home, python_of
-from bench.ours import events as ours
+from bench.ours.events import REMAINING, Ours
 from bench.peers.marks import Mark, read
 from bench.postgres import Postgres, postgres
 from bench.processes import Command, SideFailed, log_tail, running, slug
@@ -137,7 +137,7 @@ def opened(options: Options) -> Iterator[list[Side]]:
     with postgres() as server:
         made = partial(Queue, server=server, seconds=options.seconds)
         queues = [
-            made(name="dujiang", command=ours.command, remaining=ours.REMAINING),
+            made(name="dujiang", command=Ours().command, remaining=REMAINING),
             made(
                 name="procrastinate",
                 command=partial(peer, "procrastinate"),

@@ -57,7 +57,7 @@ class EchoServer:
         """Start, check, warm, measure, stop."""
         port = free_port()
         with running(self.name, self.serve(port)) as process:
-            wait_answer(self.name, process, port)
+            wait_answer(self.name, process, port, "/health/ready")
             client = Client(port)
             echoed = client.ask("POST", "/echo", BODY)
             checks.state(f"{self.name}: echoes a good body", (echoed.status, echoed.json()) == (200, BODY), echoed.body)

@@ -1,8 +1,8 @@
 """Load: `wrk` for the timed part, a small client that checks every answer for the part before it.
 
-`wrk` is an outside program, so no side shares an interpreter with the load; it counts answers, not what is in them. That
-they are right, that a repeated key gives the same bytes, that bad input is refused, is asked one request at a time by
-`Client` before the clock starts, and what really was written is counted in the database after it.
+`wrk` is an outside program, so no side shares an interpreter with the load; it counts answers, not what is in them.
+That they are right, that a repeated key gives the same bytes, that bad input is refused, is asked one request at a
+time by `Client` before the clock starts, and what really was written is counted in the database after it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Orders: what the write claims share. The tables, the stores, and one turn of a server, from empty tables to counted rows.
+"""Orders: what the write claims share: tables, stores, and one turn of a server, from empty tables to counted rows.
 
-    fresh database -> start -> checked by hand -> warm 1 s -> timed -> counted -> consumer on, backlog drained -> stopped
+    fresh store -> start -> checked by hand -> warm 1 s -> timed -> counted -> consumer on, backlog drained -> stopped
 
 The transaction is five statements: claim the key, take stock, insert the order, insert the outbox row, store the answer
 under the key. Each side does all five, pgbench included; the peers' own form, without key and stored answer, runs on
 /plain and is reported without a goal.
 
-In the ordinary figure nothing consumes events during the timed part: a side's server is started as its gateway only. The
-same server then starts again with its consumer and drains what was left, which is counted. The figure "all roles" has the
-consumer on all the time, and its clock stops when the last order is handled, so nobody gains by falling behind.
+In the ordinary figure nothing consumes events during the timed part. The server then starts again with its consumer
+and drains what was left, which is counted. The figure "all roles" has the consumer on all the time, and its clock
+stops when the last order is handled, so nobody gains by falling behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from bench.processes import SideFailed, free_port, log_tail, running, slug, wait
 from bench.runner import Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from bench.postgres import Postgres
@@ -37,6 +36,7 @@ STOCK = 1_000_000_000
 WARM_S = 1.0
 DRAIN_S_MAX = 120.0
 TEMPLATE = "bench_orders"
+READY = "/health/ready"  # Ours says 503 until it is; a peer does not know it, and its 404 says that it serves.
 
 POSTGRES_TABLES = f"""
 CREATE TABLE stock (sku INT PRIMARY KEY, quantity INT NOT NULL CHECK (quantity >= 0));
@@ -73,6 +73,14 @@ class Counts:
     outbox: str = "SELECT count(*) FROM outbox"
     keys: str = "SELECT count(*) FROM keys WHERE answer IS NOT NULL"
     handled: str = "SELECT count(*) FROM handled"
+
+
+class Serve(Protocol):
+    """Makes the command of a server."""
+
+    def __call__(self, port: int, store: str, *, consuming: bool) -> Command:
+        """For a port of 127.0.0.1 and a store's URL or path; `consuming` says whether events are handled."""
+        ...
 
 
 class Store(Protocol):
@@ -168,7 +176,7 @@ class OrderServer:
     Args:
         name: Of its figure.
         store: Where it writes.
-        serve: Port, URL or path, and whether the consumer runs, to the command.
+        serve: Makes the command of its process.
         seconds: Length of the timed part.
         case: "order" with a key for each request, "plain" without.
         roles: Whether the consumer runs in the timed part and counts.
@@ -178,7 +186,7 @@ class OrderServer:
 
     name: str
     store: Store
-    serve: Callable[[int, str, bool], Command]
+    serve: Serve
     seconds: float
     case: str = "order"
     roles: bool = False
@@ -199,8 +207,8 @@ class OrderServer:
     def _gateway(self, url: str, checks: Checks) -> list[Measured]:
         """The timed part with nothing consuming."""
         port = free_port()
-        with running(self.name, self.serve(port, url, False)) as process:
-            wait_answer(self.name, process, port, "/durability")
+        with running(self.name, self.serve(port, url, consuming=False)) as process:
+            wait_answer(self.name, process, port, READY)
             placed = self._checked(port, checks) + wrk(port, self.case, for_s=WARM_S).requests
             before = self.server.flushes(slug(self.name)) if self.server else None
             load = wrk(port, self.case, for_s=self.seconds)
@@ -216,8 +224,8 @@ class OrderServer:
     def _all_roles(self, url: str, checks: Checks) -> list[Measured]:
         """The timed part with the consumer on; the clock stops when the last order is handled."""
         port = free_port()
-        with running(self.name, self.serve(port, url, True)) as process:
-            wait_answer(self.name, process, port, "/durability")
+        with running(self.name, self.serve(port, url, consuming=True)) as process:
+            wait_answer(self.name, process, port, READY)
             placed = self._checked(port, checks) + wrk(port, self.case, for_s=WARM_S).requests
             earlier, first = self._wait_handled(), time.perf_counter()
             load = wrk(port, self.case, for_s=self.seconds)
@@ -233,8 +241,8 @@ class OrderServer:
     def _drained(self, url: str, checks: Checks) -> Measured:
         """Start again with the consumer and wait until every order is handled."""
         port = free_port()
-        with running(f"{self.name}, draining", self.serve(port, url, True)) as process:
-            wait_answer(self.name, process, port, "/durability")
+        with running(f"{self.name}, draining", self.serve(port, url, consuming=True)) as process:
+            wait_answer(self.name, process, port, READY)
             first, earlier = time.perf_counter(), self._count("handled")
             orders = self._wait_handled()
             rate = (orders - earlier) / (time.perf_counter() - first)
@@ -246,7 +254,7 @@ class OrderServer:
         """Ask by hand what wrk does not look at; the number of orders placed by it."""
         client, body = Client(port), {"user_id": 7, "sku": 11, "quantity": 1}
         try:
-            seen = client.ask("GET", "/durability").json()
+            seen = client.ask("POST", "/durability").json()
             fact = f"{self.name}: its own session is durable"
             checks.state(fact, self.store.durable(slug(self.name), seen), json.dumps(seen))
             path = "/plain" if self.case == "plain" else "/orders"
@@ -278,7 +286,8 @@ class OrderServer:
         agree = len(set(seen.values())) == 1
         checks.state(f"{self.name}: {', '.join(seen)} agree", agree, seen)
         complete = answered <= seen["orders"] <= answered + runs * CONNECTIONS
-        checks.state(f"{self.name}: every answered order exists", complete, f"{answered} answered, {seen['orders']} rows")
+        found = f"{answered} answered, {seen['orders']} rows"
+        checks.state(f"{self.name}: every answered order exists", complete, found)
         checks.state(f"{self.name}: no failed answer in the timed part", load.failed == 0, f"{load.failed} failed")
 
     def _count(self, what: str) -> int:

@@ -2,7 +2,7 @@
 
 Every turn starts from a copy of one template after a CHECKPOINT, so no side pays for the rows or the dirty pages of the
 side before it. The server runs with fsync, full_page_writes and synchronous_commit on; `durable_facts` reads them back,
-for the server and for overrides on roles and databases, and each side's own session answers GET /durability.
+for the server and for overrides on roles and databases, and each side's own session answers POST /durability.
 
 A session could still lie. `Flushes` therefore looks at what cannot be talked away: with synchronous_commit on, one WAL
 sync serves at most the commits of the connections that wait for it at that moment; with it off, syncs come five times a
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 
 from bench.environments import home, tool
 from bench.processes import READY_S_MAX, SideFailed, free_port, log_of, log_tail
@@ -168,7 +168,7 @@ def _owner() -> dict[str, Any]:
 
 def _reachable() -> Path:
     """The cache folder; for root /var/tmp, since the server's user may not enter root's home."""
-    return Path("/var/tmp") if os.geteuid() == 0 else home()  # noqa: S108 - the folder made in it is private
+    return Path("/var/tmp") if os.geteuid() == 0 else home()  # The folder made in it is private.
 
 
 def _wait_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,8 @@
 """Probes: how fast the disk and the core are right now, and what a process costs.
 
-The disk under a virtual machine is throttled in bursts and the core is shared, so an absolute rate says little a minute
-later. The runner therefore takes these probes beside each round, and the claims quote ratios from one round, never rates
-from two. Process figures are read from /proc and exist on Linux only.
+The disk under a virtual machine is throttled in bursts and the core is shared, so an absolute rate says little a
+minute later. The runner therefore takes these probes beside each round, and the claims quote ratios from one round,
+never rates from two. Process figures are read from /proc and exist on Linux only.
 """
 
 from __future__ import annotations

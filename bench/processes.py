@@ -10,13 +10,13 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.environments import BENCH, ROOT, home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 READY_S_MAX = 30.0
 STOP_S_MAX = 15.0

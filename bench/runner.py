@@ -6,16 +6,16 @@
     figure    median over the rounds, with the interval of the median
     ratio     A / B inside each round, then median and interval of these
 
-The decision is to divide inside the round. A shared machine drifts by 20-40 % within minutes and its disk by more than
-ten times; two sides of one round stand seconds apart and meet nearly the same machine, so the drift cancels out. Dividing
-the medians of two separate runs is the rejected alternative: it once turned 3x into 5x without a change of code.
+The decision is to divide inside the round. A shared machine drifts by 20-40 % within minutes and its disk by more
+than ten times; two sides of one round stand seconds apart and meet nearly the same machine, so most of the drift
+cancels out. Dividing the medians of two separate runs is the rejected alternative: it compares two machines.
 Cost: a server starts once per side and round, 1-2 s each.
 
 The interval is distribution-free: the k-th smallest and k-th largest value, k as large as 95 % coverage of the median
 allows. Below six rounds no k does, and the interval is the whole range.
 
-A side measures itself and states facts about what it did (`Checks`): rows counted, answers counted, settings read back. A
-figure whose facts do not hold is worth nothing, so a fact that failed makes the exit code 1; a missed goal does not.
+A side measures itself and states facts about what it did (`Checks`): rows counted, answers counted, settings read back.
+A figure whose facts do not hold is worth nothing, so a fact that failed makes the exit code 1; a missed goal does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import math
 import statistics
 import sys
 import tomllib
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from bench.processes import SideFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
 COVERAGE = 0.95
 EXIT_CHECK_FAILED = 1
@@ -57,12 +57,12 @@ class Checks:
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def state(self, fact: str, ok: bool, seen: object = "") -> None:
+    def state(self, fact: str, ok: object, seen: object = "") -> None:
         """Record that `fact` did or did not hold, and what was seen. A failure stays a failure."""
         before = self.facts.setdefault(fact, {"fact": fact, "ok": True, "times": 0, "seen": ""})
         before["times"] += 1
         if before["ok"]:
-            before["ok"], before["seen"] = ok, str(seen)
+            before["ok"], before["seen"] = bool(ok), str(seen)
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,14 @@ def _report(claim: Claim, log: list[list[Measured]], checks: Checks) -> dict[str
     units = {each.name: each.unit for round_ in log for each in round_}
     rounds = [{each.name: each.value for each in round_} for round_ in log]
     disk = statistics.median(round_["disk"] for round_ in rounds)
-    figures = {name: {"name": name, "unit": unit} | _spread(rounds, name) for name, unit in units.items()}
+    figures: dict[str, dict[str, Any]] = {
+        name: {"name": name, "unit": unit} | _spread(rounds, name) for name, unit in units.items()
+    }
     ratios: list[dict[str, Any]] = []
     for goal in goals_of(claim.name):
-        if goal.of not in figures or goal.to is not None and goal.to not in figures:
+        if goal.of not in figures or (goal.to is not None and goal.to not in figures):
             continue  # A side that --sides left out.
-        row = figures[goal.of]
+        row: dict[str, Any] = figures[goal.of]
         if goal.to is not None:
             divided = [{"ratio": each[goal.of] / each[goal.to]} for each in rounds if {goal.of, goal.to} <= set(each)]
             row = {"of": goal.of, "to": goal.to} | _spread(divided, "ratio")

@@ -1,9 +1,9 @@
 """Claim: light to import, quick to start, quiet when idle.
 
-    import     `from dujiang import App, Module, Event, Tx` beside `from pydantic import BaseModel`, each in a new
-               interpreter, timed inside it, both in our environment; neither FastAPI nor SQLAlchemy may be loaded
-    start      from the start of `dujiang up` on a store that exists to the first answer with 200
-    idle       processor time over 10 s, and resident memory at their end, after 3 s of rest
+Import: `from dujiang import App, Module, Event, Tx` beside `from pydantic import BaseModel`, each in new interpreters
+of our own environment, timed inside them; neither FastAPI nor SQLAlchemy may be loaded.
+Start: from the start of `dujiang up` on a store that exists to the first 200 of /health/ready.
+Idle: processor time over 10 s, and resident memory at their end, after 3 s of rest.
 
     python -m bench.startup
 """

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 PGBENCH_CLIENTS = 30
 
+
 @dataclass(frozen=True)
 class Pgbench:
     """The limit: the same statements without HTTP, Python or a framework."""
@@ -69,9 +70,9 @@ class Pgbench:
         return [Measured(self.name, "orders/s", float(found.group(1)))]
 
 
-def peer(app: str, port: int, url: str, consuming: bool) -> Command:
+def peer(app: str, port: int, store: str, *, consuming: bool) -> Command:
     """A peer's server."""
-    env = {"BENCH_DATABASE": url, "BENCH_CONSUMER": "1" if consuming else "0"}
+    env = {"BENCH_DATABASE": store, "BENCH_CONSUMER": "1" if consuming else "0"}
     return uvicorn(python_of("web"), f"{app}:app", port, env=env)
 
 
@@ -95,7 +96,7 @@ def opened(options: Options) -> Iterator[list[Side]]:
             made(name="Starlette + asyncpg (no key)", serve=hand, case="plain"),
         ]
         limit = Pgbench(store, options.seconds)
-        yield [Side(each.name, each.turn) for each in (limit, *servers)]
+        yield [Side(limit.name, limit.turn), *(Side(each.name, each.turn) for each in servers)]
 
 
 CLAIM = Claim(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bench.environments import ROOT, home
 from bench.processes import Command
 
 
-def up(app: str, port: int, store: str, *, consuming: bool = True) -> Command:
+def up(app: str, port: int, store: str) -> Command:
     """One process of `dujiang up APP`.
 
     Args:
         app: "bench.ours.shop:app".
         port: Of 127.0.0.1.
-        store: postgresql:// URL, or the path of an SQLite file.
-        consuming: Whether relay and reactions run; False serves requests only.
+        store: postgresql:// URL, or the path of an SQLite file; what else the process keeps goes beside the file.
     """
-    url = store if "://" in store else f"sqlite:///{store}"
-    env = {"DUJIANG_DATABASE": url, "DUJIANG_PORT": str(port)}
-    if not consuming:
-        env["DUJIANG_ROLES"] = "gateway"
-    return Command(words=(str(Path(sys.executable).with_name("dujiang")), "up", app), env=env)
+    program = str(Path(sys.executable).with_name("dujiang"))
+    url = store if "://" in store else f"sqlite:{store}"
+    data = home() / "data" / "ours" if url is store else Path(store).parent
+    words = (program, "up", app, "--port", str(port), "--database", url, "--data", str(data))
+    # BENCH_STORE tells shop.py which settings to read back; PYTHONPATH lets `dujiang` find `bench`.
+    return Command(words=words, env={"PYTHONPATH": str(ROOT), "BENCH_STORE": url})

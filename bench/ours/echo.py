@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.environments import home
@@ -15,5 +13,6 @@ if TYPE_CHECKING:
 
 def serve(port: int) -> Command:
     """One server process on an embedded store that the echo does not touch."""
-    folder = tempfile.mkdtemp(prefix="echo-", dir=home() / "data")
-    return up("bench.ours.parrot:app", port, str(Path(folder) / "echo.db"), consuming=False)
+    folder = home() / "data" / "echo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return up("bench.ours.parrot:app", port, str(folder / "echo.db"))

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 OURS_COUNTS = Counts(
     outbox="SELECT count(*) FROM dj_outbox",
-    keys="SELECT count(*) FROM dj_idempotency WHERE answer IS NOT NULL",
+    # The one answer that is stored and is no order is the refusal of the check; keys hold placed orders only.
+    keys="SELECT count(*) FROM dj_idempotency WHERE status = 201",
 )
 
 
-def serve(app: str, port: int, store: str, consuming: bool) -> Command:  # noqa: FBT001 - the order of OrderServer.serve
+def serve(app: str, port: int, store: str, *, consuming: bool) -> Command:
     """One server process; `app` is "app" (a transaction per request) or "batched" (requests that wait share one)."""
-    return up(f"bench.ours.shop:{app}", port, store, consuming=consuming)
+    return up(f"bench.ours.shop:{app if consuming else f'{app}_alone'}", port, store)

@@ -187,7 +187,7 @@ async def place_plain(wanted: NewOrder, db: Session) -> Response:
     return answer(201, placed)
 
 
-@app.get("/durability")
+@app.post("/durability")
 async def durability(db: Session) -> dict[str, Any]:
     """The settings of a session of this pool."""
     if ON_SQLITE:

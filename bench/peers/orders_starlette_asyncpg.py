@@ -133,7 +133,7 @@ async def place_plain(request: Request) -> Response:
 
 
 async def durability(request: Request) -> Response:
-    """GET /durability: the settings of a session of this pool."""
+    """POST /durability: the settings of a session of this pool."""
     seen = {name: await pool.fetchval(f"SHOW {name}") for name in ("fsync", "full_page_writes", "synchronous_commit")}
     return answer(200, encode(seen))
 
@@ -168,6 +168,6 @@ app = Starlette(
     routes=[
         Route("/orders", place, methods=["POST"]),
         Route("/plain", place_plain, methods=["POST"]),
-        Route("/durability", durability),
+        Route("/durability", durability, methods=["POST"]),
     ],
 )

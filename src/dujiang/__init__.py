@@ -1,1 +1,68 @@
-"""Dujiang: you write the domain, it supplies the production architecture."""
+"""Dujiang: you write the domain; it supplies the production architecture, and proves that it holds.
+
+    from dujiang import App, Event, Module, Tx, key
+
+The public face is exactly `__all__`; api.txt tracks it. Names load when they are first used, so that importing the
+package costs little more than importing Pydantic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dujiang.app import App
+    from dujiang.app.attach import Transaction
+    from dujiang.data.types import Id, Instant, Json, Model, Money, Scale
+    from dujiang.kernel.context import now, random, sleep
+    from dujiang.kernel.errors import DujiangError, Refusal
+    from dujiang.messaging.message import Event, key
+    from dujiang.messaging.tx import Read, Tx
+    from dujiang.module import Module
+    from dujiang.resilience.retry import Retry
+    from dujiang.app.runtime import Runtime
+    from dujiang.settings import Settings
+
+HOME = {
+    "App": "dujiang.app",
+    "DujiangError": "dujiang.kernel.errors",
+    "Event": "dujiang.messaging.message",
+    "Id": "dujiang.data.types",
+    "Instant": "dujiang.data.types",
+    "Json": "dujiang.data.types",
+    "Model": "dujiang.data.types",
+    "Module": "dujiang.module",
+    "Money": "dujiang.data.types",
+    "Read": "dujiang.messaging.tx",
+    "Refusal": "dujiang.kernel.errors",
+    "Retry": "dujiang.resilience.retry",
+    "Runtime": "dujiang.app.runtime",
+    "Scale": "dujiang.data.types",
+    "Settings": "dujiang.settings",
+    "Transaction": "dujiang.app.attach",
+    "Tx": "dujiang.messaging.tx",
+    "key": "dujiang.messaging.message",
+    "now": "dujiang.kernel.context",
+    "random": "dujiang.kernel.context",
+    "sleep": "dujiang.kernel.context",
+}
+
+__all__ = [
+    "App", "DujiangError", "Event", "Id", "Instant", "Json", "Model", "Module", "Money", "Read", "Refusal", "Retry",
+    "Runtime", "Scale", "Settings", "Transaction", "Tx", "key", "now", "random", "sleep",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    home = HOME.get(name)
+    if home is None:
+        raise AttributeError(f"dujiang has no {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(home), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -97,6 +97,7 @@ class Module:
         isolation: Isolation = "read_committed",
         batch: int = 0,
         status_code: int | None = None,
+        aliases: Sequence[str] = (),
         **options: Any,
     ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Write[P, T]]:
         """Declare a synchronous write: `async def f(tx: Tx, ...) -> View`.
@@ -108,6 +109,7 @@ class Module:
             isolation: "read_committed" or "serializable" (then it may run several times).
             batch: Calls at most in one transaction; the function then takes and returns lists.
             status_code: Of a success; default 201 for POST, otherwise 200.
+            aliases: Further routes to the same operation.
             options: Further options of a FastAPI route.
         """
         from dujiang.write import Write  # noqa: PLC0415  (FastAPI loads with the first verb, not with `import dujiang`)
@@ -115,6 +117,8 @@ class Module:
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Write[P, T]:
             handler = inspected(function, worlds=(Tx,))
             method = self._checked(route, function, write=True)
+            for alias in aliases:
+                self._checked(alias, function, write=True)
             if idempotency not in ("optional", "required"):
                 raise Declared(where=where_of(function), what=f"idempotency={idempotency!r}", how="optional or required")
             if batch and get_origin(handler.answer) is not list:
@@ -128,6 +132,7 @@ class Module:
                 key_required=idempotency == "required",
                 isolation=isolation,
                 batch=batch,
+                aliases=tuple(aliases),
                 options=options,
             )
             self.verbs.append(verb)

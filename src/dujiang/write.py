@@ -57,6 +57,7 @@ class Write(Generic[P, T]):
         key_required: Whether a request needs an Idempotency-Key.
         isolation: Of its transaction.
         batch: Calls at most in one transaction; 0 = not batched.
+        aliases: Further routes to the same operation.
         options: FastAPI's route options.
     """
 
@@ -68,6 +69,7 @@ class Write(Generic[P, T]):
     key_required: bool = False
     isolation: Isolation = "read_committed"
     batch: int = 0
+    aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     kind = "write"
 
@@ -122,7 +124,7 @@ class BoundWrite:
 
     def _key(self, call: Call) -> Key:
         context = current()
-        digest = hashlib.sha256(call.target.encode())
+        digest = hashlib.sha256(call.query.encode("latin-1"))
         for name in sorted(call.values):
             value = call.values[name]
             text = value.model_dump_json().encode() if name == self._body_name else repr(value).encode()

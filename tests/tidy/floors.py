@@ -1,8 +1,8 @@
 """Floors: a package imports itself and what stands below it; neighbours on one floor do not know each other.
 
-The table is the house of the architecture page, top to bottom. An import counts wherever it stands, inside a function or
-under TYPE_CHECKING too: a dependency that is only looked at is still one that a reader has to follow. Where a lower floor
-needs something of a higher one, the higher one hands it in when the app is put together.
+The table is the house of the architecture page, top to bottom. An import counts wherever it stands, inside a function
+or under TYPE_CHECKING too: a dependency that is only looked at is still one that a reader has to follow. Where a lower
+floor needs something of a higher one, the higher one hands it in when the app is put together.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def upward(source: Source) -> list[str]:
     if own not in HEIGHT:
         return [source.found(1, f"{own} stands on no floor; give it one in tests/tidy/floors.py")]
     return [
-        source.found(line.line, f"{own} (floor {HEIGHT[own]}) may not import {target} (floor {HEIGHT.get(target, '?')})")
+        source.found(line.line, f"{own} (floor {HEIGHT[own]}) may not import {target} (floor {HEIGHT.get(target, 0)})")
         for line in source.imports
         if (target := unit_of(line.module, line.name)) is not None and target != own
         if HEIGHT.get(target, len(FLOORS) + 1) >= HEIGHT[own]
@@ -92,7 +92,9 @@ def foreign_systems(source: Source) -> list[str]:
         if target[1] != "systems":
             findings.append(source.found(line.line, f"a system sees the public face only, not {line.module}"))
         elif target[3:4] != ["contract"]:
-            findings.append(source.found(line.line, f"a system sees of another one its contract only, not {line.module}"))
+            findings.append(
+                source.found(line.line, f"a system sees of another one its contract only, not {line.module}")
+            )
     return findings
 
 
@@ -102,13 +104,16 @@ def dotted(line: Import) -> str:
 
 
 def cycles(sources: Iterable[Source]) -> list[list[str]]:
-    """Groups of modules that import each other, by whatever way; sorted, largest first (Tarjan's algorithm).
+    """Groups of modules that import each other, lazily or not; sorted, largest first (Tarjan's algorithm).
 
-    A package that imports one of its own modules is no cycle: the module does not need the package's names for that.
+    What is imported for types alone does not count: inside a unit a part may say whose part it is.
     """
     sources = list(sources)
     known = {source.module for source in sources}
-    edges = {source.module: {t for line in source.imports if (t := target_of(line, known))} for source in sources}
+    edges = {
+        source.module: {t for line in source.imports if (t := target_of(line, known)) and not line.typing}
+        for source in sources
+    }
     for source in sources:
         edges[source.module].discard(source.module)
     index: dict[str, int] = {}

@@ -26,11 +26,13 @@ class Import:
         line: Where it stands.
         module: The absolute dotted name behind `import` or `from`.
         name: What follows `import` in a `from ... import`; empty otherwise.
+        typing: Whether it stands under `if TYPE_CHECKING:`.
     """
 
     line: int
     module: str
     name: str = ""
+    typing: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,15 @@ class Source:
         return f"{self.path}:{line}: {says}"
 
     def _imports(self) -> Iterator[Import]:
+        typing = {id(inner) for node in ast.walk(self.tree) if is_typing(node) for inner in ast.walk(node)}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                yield from (Import(line=node.lineno, module=alias.name) for alias in node.names)
+                for alias in node.names:
+                    yield Import(line=node.lineno, module=alias.name, typing=id(node) in typing)
             elif isinstance(node, ast.ImportFrom):
                 module = self._absolute(node)
-                yield from (Import(line=node.lineno, module=module, name=alias.name) for alias in node.names)
+                for alias in node.names:
+                    yield Import(line=node.lineno, module=module, name=alias.name, typing=id(node) in typing)
             elif isinstance(node, ast.Call) and (literal := literal_import(node)):
                 yield Import(line=node.lineno, module=literal)
 
@@ -88,6 +93,13 @@ class Source:
         parts = self.module.split(".")
         kept = parts[: len(parts) - node.level + self.package]
         return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def is_typing(node: ast.AST) -> bool:
+    """Whether this is `if TYPE_CHECKING:`."""
+    if not isinstance(node, ast.If):
+        return False
+    return getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING"
 
 
 def literal_import(node: ast.Call) -> str:
@@ -134,7 +146,7 @@ def product() -> tuple[Source, ...]:
     return sources(PACKAGE)
 
 
-def tests() -> tuple[Source, ...]:
+def suite() -> tuple[Source, ...]:
     """The files of the test suite."""
     return sources(ROOT / "tests")
 

@@ -96,6 +96,13 @@ class TestTheChecker:
         assert floors.cycles([first, second]) == [["dujiang.data.a", "dujiang.data.b"]]
         assert floors.cycles([first, of("dujiang.data.b", "")]) == []
 
+    def test_a_part_may_name_its_whole_for_types(self) -> None:
+        """What is imported under TYPE_CHECKING makes no cycle."""
+        first = of("dujiang.data.a", "from dujiang.data.b import B")
+        second = of("dujiang.data.b", "if TYPE_CHECKING:\n    from dujiang.data.a import A")
+
+        assert floors.cycles([first, second]) == []
+
 
 class TestTheProduct:
     def test_imports_go_down_only(self) -> None:
@@ -117,7 +124,7 @@ class TestTheProduct:
         assert not findings, tell(findings)
 
     def test_no_two_modules_need_each_other(self) -> None:
-        """There is no import cycle of any kind, at load time or later."""
+        """There is no import cycle, at load time or hidden in a function."""
         findings = [" <-> ".join(group) for group in floors.cycles(product())]
 
         assert not findings, tell(findings)

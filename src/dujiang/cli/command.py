@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,4 +38,4 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
     """The settings of a command that runs in the current folder. Raises SettingsRefused."""
     from dujiang.settings import resolve  # noqa: PLC0415  (`--help` does not pay for it)
 
-    return resolve(overrides, os.environ, Path.cwd(), file=config)
+    return resolve(overrides, file=config)

@@ -142,11 +142,14 @@ class RemoteDesk:
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
         answer = self._ask("GET", f"/_dj/deadletters?subscription={quote(subscription, safe='')}&limit={limit}")
-        return [dict(letter) for letter in answer["deadletters"]]
+        return self._rows(answer, "deadletters")
 
     async def show(self, dead_id: int) -> Letter:
         """One dead letter."""
-        return self._ask("GET", f"/_dj/deadletters/{dead_id}")
+        letter = self._ask("GET", f"/_dj/deadletters/{dead_id}")
+        if "id" not in letter:
+            raise self._strange("id")
+        return letter
 
     async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
         """Back to work."""
@@ -158,7 +161,7 @@ class RemoteDesk:
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
-        return [dict(violation) for violation in self._ask("POST", "/_dj/audit")["violations"]]
+        return self._rows(self._ask("POST", "/_dj/audit"), "violations")
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Letter:
         """One request. A plain blocking one: a command has nothing else to do meanwhile."""
@@ -176,14 +179,33 @@ class RemoteDesk:
             raise OwnerSilent(pid=self._owner.pid, path=self._owner.path, url=url, why=why) from cause
         finally:
             connection.close()
-        try:
-            answer = json.loads(raw) if raw else {}
-        except ValueError:
-            answer = {}
+        answer = parsed(raw)
         if response.status >= 300:
             what = str(answer.get("detail") or answer.get("title") or "the request was refused")
             raise OwnerRefused(what=what, answered=response.status, reason=response.reason, url=url)
-        return dict(answer)
+        return answer
+
+    def _strange(self, wanted: str) -> OwnerSilent:
+        """The error of an answer that our own server would not give."""
+        url = f"http://{self._host}:{self._port}"
+        why = f"what listens there did not answer as that process does (no {wanted!r})"
+        return OwnerSilent(pid=self._owner.pid, path=self._owner.path, url=url, why=why)
+
+    def _rows(self, answer: Letter, name: str) -> Rows:
+        """A list of objects of an answer."""
+        rows = answer.get(name)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise self._strange(name)
+        return rows
+
+
+def parsed(raw: bytes) -> Letter:
+    """The JSON object of a body; empty for everything else."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @asynccontextmanager

@@ -15,18 +15,19 @@ from dujiang.cli.command import DEFAULT_APP, AppName, ConfigFlag, DataFlag, Json
 from dujiang.cli.exits import DONE, exit_code_of
 from dujiang.cli.output import printable, say, say_json, say_table
 from dujiang.data.sql import Sql
+from dujiang.kernel.clock import SystemClock
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
     from dujiang.app import Runtime
-    from dujiang.data.database import Connection
+    from dujiang.data.database import Connection, Database
     from dujiang.settings import Settings
 
 FREE_LEAST_BYTES = 2**30
 SKEW_MOST_MS = 2000.0
 REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "glusterfs", "ceph")
 
-CLOCK = Sql(
+SERVER_CLOCK = Sql(
     "doctor_clock",
     "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)",
     "Samples the server's clock, to compare it with ours; nothing else may ask it.",
@@ -123,15 +124,16 @@ async def compare_clocks(runtime: "Runtime", report: dict[str, Any], warnings: l
     """How far the database's clock is from ours; an embedded store has ours."""
     if not runtime.database.capabilities.many_writers:
         return
-    clock = runtime.node.clock
+    clock = SystemClock()
 
     async def sample(connection: "Connection") -> float:
         before_us = clock.now_us()
-        rows = await connection.fetch(CLOCK)
+        rows = await connection.fetch(SERVER_CLOCK)
         theirs_us = float(rows[0][0])
         return (theirs_us - (before_us + clock.now_us()) / 2) / 1000
 
-    skew_ms: float = await runtime.database.read(sample)
+    database: Database = runtime.database
+    skew_ms = await database.read(sample)
     report["clock"] = {"skew_ms": round(skew_ms, 1)}
     if abs(skew_ms) > SKEW_MOST_MS:
         warnings.append(

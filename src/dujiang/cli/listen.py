@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -76,11 +77,16 @@ def bound(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as cause:
         listener.close()
-        if cause.errno == errno.EADDRINUSE:
-            raise PortInUse(host=host, port=port, owner=owner_of(port)) from cause
-        raise PortRefused(host=host, port=port, why=cause.strerror or str(cause)) from cause
+        raise refusal_of(cause, host, port) from cause
     listener.settimeout(0.0)
     return listener
+
+
+def refusal_of(cause: OSError, host: str, port: int) -> PortInUse | PortRefused:
+    """What the operating system's refusal means."""
+    if cause.errno == errno.EADDRINUSE:
+        return PortInUse(host=host, port=port, owner=owner_of(port))
+    return PortRefused(host=host, port=port, why=cause.strerror or str(cause))
 
 
 def is_loopback(host: str) -> bool:
@@ -102,14 +108,20 @@ def owner_of(port: int) -> str:
     """The process that listens on a port, as far as the operating system shows it."""
     inodes = listening_inodes(port)
     for process in Path("/proc").glob("[0-9]*") if inodes else ():
-        try:
-            links = {str(link.readlink()) for link in (process / "fd").iterdir()}
-        except OSError:
-            continue  # Another user's process, or one that has just ended.
-        if inodes & links:
+        if inodes & open_files(process):
             name = (process / "comm").read_text().strip() if (process / "comm").exists() else "?"
             return f"process {process.name} ({name})"
     return "another process"
+
+
+def open_files(process: Path) -> set[str]:
+    """What a process has open, as /proc names it; without what it closes meanwhile, empty for another user's."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(link.readlink()))
+    return found
 
 
 def listening_inodes(port: int) -> set[str]:

@@ -44,10 +44,12 @@ def main(words: Sequence[str]) -> int:
     try:
         try:
             code = guarded(words)
-            flush()
         except BrokenPipeError:
-            leave_pipe()
             code = PIPE_CLOSED
+        try:
+            flush()
+        except OSError:
+            leave_stdout()
     except KeyboardInterrupt:
         code = INTERRUPTED
     return code
@@ -56,13 +58,15 @@ def main(words: Sequence[str]) -> int:
 def guarded(words: Sequence[str]) -> int:
     """Run the command and turn what it raises into a message."""
     from dujiang.cli.exits import INTERRUPTED, exit_code_of  # noqa: PLC0415
-    from dujiang.cli.output import Report, say_error  # noqa: PLC0415
+    from dujiang.cli.output import Report, flush, say_error  # noqa: PLC0415
     from dujiang.kernel.errors import DujiangError  # noqa: PLC0415
 
     command, debug = without_debug(words)
     as_json = "--json" in command
     try:
-        return invoke(command)
+        code = invoke(command)
+        flush()  # Here, where a full disk or a closed pipe behind stdout still finds its message.
+        return code  # noqa: TRY300  (an `else` would put the flush out of reach)
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
@@ -86,6 +90,8 @@ def invoke(words: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None  # typer's own answer to a closed pipe is exit 1.
         return end.code if isinstance(end.code, int) else 70
     return code if isinstance(code, int) else 0
 
@@ -180,8 +186,8 @@ def old_python(version: tuple[int, int]) -> str:
     )
 
 
-def leave_pipe() -> None:
-    """Let stdout lead nowhere, so that the interpreter's own flush at the end finds no closed pipe."""
+def leave_stdout() -> None:
+    """Let stdout lead nowhere, so that the interpreter's own flush at the end does not fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

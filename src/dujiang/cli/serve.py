@@ -130,7 +130,7 @@ async def serve(app: App, settings: Settings, listener: socket.socket, pipe: soc
     runtime = Runtime(app, settings, node)
     try:
         if await begun(tasks, stopping, start(runtime, settings)):
-            await answer(runtime, settings, listener, tasks, stopping, parent)
+            await answer(runtime, node, settings, listener, tasks, stopping, parent)
     finally:
         await runtime.stop()
         await tasks.close()
@@ -161,8 +161,9 @@ async def begun(tasks: Tasks, stopping: Stopping, work: Coroutine[Any, Any, None
     return True
 
 
-async def answer(
+async def answer(  # noqa: PLR0917  (called once; it is the middle of `serve`)
     runtime: Runtime,
+    node: Node,
     settings: Settings,
     listener: socket.socket,
     tasks: Tasks,
@@ -173,7 +174,7 @@ async def answer(
     server = Server(server_config(runtime, settings))
     serving = tasks.spawn(server.serve(sockets=[listener]), name="server")
     try:
-        if await begun(tasks, stopping, become_ready(server, runtime, settings, listener)):
+        if await begun(tasks, stopping, become_ready(server, node, settings, listener)):
             if parent is not None:
                 parent.say_ready()
             else:
@@ -201,11 +202,11 @@ def server_config(runtime: Runtime, settings: Settings) -> uvicorn.Config:
     )
 
 
-async def become_ready(server: Server, runtime: Runtime, settings: Settings, listener: socket.socket) -> None:
+async def become_ready(server: Server, node: Node, settings: Settings, listener: socket.socket) -> None:
     """Return when the server answers on its own socket that it is ready. Raises NotReady."""
     await server.accepts.wait()
     host, port = listener.getsockname()[:2]
-    clock = runtime.node.clock
+    clock = node.clock
     begun_at = clock.monotonic()
     while True:
         status = await asked_status(host, port)

@@ -67,11 +67,11 @@ def up(
 
 def serve_child(app: str, settings: "Settings", child: str) -> int:
     """Serve as a worker of a supervisor, on the socket and the pipe that it handed down."""
-    from dujiang.cli.load import load_app  # noqa: PLC0415
-    from dujiang.cli.serve import run_server  # noqa: PLC0415
-
     listener_number, _, pipe_number = child.partition(",")
     with inherited(listener_number) as listener, inherited(pipe_number) as pipe:
+        from dujiang.cli.load import load_app  # noqa: PLC0415
+        from dujiang.cli.serve import run_server  # noqa: PLC0415
+
         return run_server(load_app(app, folder=Path.cwd()), settings, listener, pipe)
 
 

@@ -39,7 +39,11 @@ logger = logging.getLogger("dujiang.process")
 BEAT_S, IDS_STOP_S, CANCEL_S, LEASE_S = 5.0, 15.0, 17.0, 20.0
 AHEAD_US = 30_000_000
 
-LOCK = Sql("process_lock", "UPDATE dj_counter SET value = value + 1 WHERE name = 'lease' RETURNING value", "Draws a lease number.")
+LOCK = Sql(
+    "process_lock",
+    "UPDATE dj_counter SET value = value + 1 WHERE name = 'lease' RETURNING value",
+    "Draws a lease number.",
+)
 FREE = Sql(
     "process_free",
     "SELECT process_id, high_us FROM dj_process WHERE expires_us < $1 ORDER BY high_us, process_id LIMIT 1",
@@ -149,7 +153,9 @@ class ProcessLease:
             # A row whose reserved instants still lie ahead is taken only when there is no fresh number left.
             if free and (free[0][1] < now_us or count >= WORKER_COUNT):
                 process_id, above_us = free[0]
-                await connection.execute(TAKE, process_id, self._node.name, lease, until_us, max(high_us, above_us), info)
+                await connection.execute(
+                    TAKE, process_id, self._node.name, lease, until_us, max(high_us, above_us), info
+                )
                 return process_id, lease, above_us
             if count >= WORKER_COUNT:
                 raise NoProcessId(count=count)

@@ -44,7 +44,9 @@ class NestedTransaction(DujiangError):
     code = "nested_transaction"
     move = "report"
     says = "{what} would open a transaction inside the one that is open"
-    cure = "pass the open one on: `await operation(tx, body)`; for a part that may fail use `async with tx.savepoint():`"
+    cure = (
+        "pass the open one on: `await operation(tx, body)`; for a part that may fail use `async with tx.savepoint():`"
+    )
 
     what: str
 
@@ -89,7 +91,9 @@ def combined(pieces: Sequence[Piece]) -> Sql:
             + f" SELECT {counts}, (SELECT xid::text FROM own)"
         )
         found = COMBINED[shape] = Sql(
-            "closing_" + "_".join(piece.name for piece in pieces), text, "Closes a transaction with the platform's rows."
+            "closing_" + "_".join(piece.name for piece in pieces),
+            text,
+            "Closes a transaction with the platform's rows.",
         )
     return found
 
@@ -100,7 +104,16 @@ class Transaction:
     Statements run one after another. A handler may run again from its start, so it has no effect but this transaction.
     """
 
-    __slots__ = ("_connection", "_database", "_pieces", "_savepoints", "_session", "after_commit", "before_commit", "now_us")
+    __slots__ = (
+        "_connection",
+        "_database",
+        "_pieces",
+        "_savepoints",
+        "_session",
+        "after_commit",
+        "before_commit",
+        "now_us",
+    )
 
     def __init__(self, connection: Connection, database: Database, now_us: int) -> None:
         self._connection = connection
@@ -122,7 +135,9 @@ class Transaction:
         new_id: int = current().runtime.ids.new_id(bucket_of)
         return new_id
 
-    async def execute(self, statement: Executable, params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> Result:
+    async def execute(
+        self, statement: Executable, params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> Result:
         """Run a SQLAlchemy statement; a list of parameter sets runs it once for each.
 
         Returns a SQLAlchemy result; for a write its `rowcount` is the number of matched rows.

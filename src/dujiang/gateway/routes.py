@@ -48,12 +48,14 @@ class Call:
     Attributes:
         values: The handler's parameters by name, without what the app provides.
         key: The client's idempotency key, or None.
-        target: Method, path and query; part of the key's fingerprint.
+        target: Method and path, for messages.
+        query: The query; part of the key's fingerprint.
     """
 
     values: dict[str, Any]
     key: str | None = None
     target: str = ""
+    query: str = ""
 
 
 class Bound(Protocol):
@@ -204,7 +206,7 @@ class VerbRoute(APIRoute):
         values = self._path_values(scope)
         if self._body is not None:
             values[spec.body_name] = decode(self._body, raw)  # type: ignore[index]
-        return await runtime.bound(spec.verb).respond(Call(values, key, target_of(scope)))
+        return await runtime.bound(spec.verb).respond(call_of(scope, values, key))
 
     async def _solve(self, scope: Scope, receive: Receive) -> Answer:
         """Let FastAPI solve the parameters; its response becomes an answer."""
@@ -237,10 +239,10 @@ def trace_of(traceparent: str) -> tuple[str, str]:
     return (parse_traceparent(traceparent) or ("", "")) if traceparent else ("", "")
 
 
-def target_of(scope: Scope) -> str:
-    """Method, path and query of a request."""
-    query = scope.get("query_string", b"")
-    return f"{scope['method']} {scope['path']}?{query.decode('latin-1')}" if query else f"{scope['method']} {scope['path']}"
+def call_of(scope: Scope, values: dict[str, Any], key: str | None) -> Call:
+    """The call that a request makes."""
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Call(values, key, f"{scope['method']} {scope['path']}", query)
 
 
 def replayed(raw: bytes) -> Receive:
@@ -257,7 +259,7 @@ def endpoint_for(spec: RouteSpec) -> Callable[..., Awaitable[Response]]:
 
     async def endpoint(dj_request: Request, **values: Any) -> Response:
         scope = dj_request.scope
-        call = Call(values, scope.get("dujiang.key"), target_of(scope))
+        call = call_of(scope, values, scope.get("dujiang.key"))
         answer = await runtime_of(scope).bound(spec.verb).respond(call)
         response = Response(answer.body, answer.status)
         response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]

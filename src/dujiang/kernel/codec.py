@@ -10,7 +10,8 @@ kernel/strict.py.
 Unknown fields are refused and types are not coerced, unless a model's own config, or a field's own `strict`, says
 otherwise. Pydantic's runtime arguments `strict` and `extra` overrule such a model, so they serve only types that hold
 none; for the others the schema is built again, with our defaults filled in where it is silent. Rejected: a derived
-model per body, because its values would not be equal to the user's own. tests/unit/kernel/test_codec.py holds both ways.
+model per body, because its values would not be equal to the user's own. tests/unit/kernel/test_codec.py holds both
+ways.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, SchemaValidator
 
 from dujiang.kernel.errors import DujiangError
-from dujiang.kernel.problem import Problem, problems_of
+from dujiang.kernel.problem import UNKNOWN, Problem, problems_of
 from dujiang.kernel.strict import BadBody, check, parse, unreadable
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False, kw_only=True)
 class InvalidBody(DujiangError):
-    """The body is JSON, but not what this operation takes.
+    """The request can be read, but its values are not what this operation takes.
 
     Attributes:
         problems: The first 100 problems.
@@ -64,6 +65,7 @@ class InvalidBody(DujiangError):
     code = "invalid_body"
     move = "fix"
     status = 422
+    cure = "change what `errors` lists, each by its message"
 
     problems: tuple[Problem, ...]
     count: int
@@ -73,10 +75,25 @@ class InvalidBody(DujiangError):
         if len(codes) == 1:
             vars(self)["code"] = codes.pop()
 
+    @classmethod
+    def of(cls, error: ValidationError, *, at: tuple[str, ...] = ("body",), document: Any = UNKNOWN) -> InvalidBody:
+        """The error for what Pydantic found.
+
+        Args:
+            error: Pydantic's error.
+            at: Which part of the request was validated, and the place inside it: `("path", "order_id")`.
+            document: What was validated, parsed; UNKNOWN when it is not JSON.
+        """
+        source, *inside = at
+        found = error.errors(include_url=False)
+        if inside:
+            found = [{**each, "loc": (*inside, *each["loc"])} for each in found]
+        return cls(problems=problems_of(found, document, source), count=len(found))
+
     @property
     def detail(self) -> str:
-        """The first three problems, and how many there are."""
-        said = "; ".join(f"{problem.path or 'body'}: {problem.message}" for problem in self.problems[:3])
+        """The first three problems, and how many more there are."""
+        said = "; ".join(str(problem) for problem in self.problems[:3])
         return said if self.count <= 3 else f"{said}; and {self.count - 3} more"
 
 
@@ -118,8 +135,7 @@ class Codec(Generic[T]):
         try:
             return self._validate(body)
         except ValidationError as cause:
-            problems = problems_of(cause.errors(include_url=False), document)
-            raise InvalidBody(problems=problems, count=cause.error_count()) from None
+            raise InvalidBody.of(cause, document=document) from None
 
     def encode(self, value: T) -> bytes:
         """The JSON of `value`, by alias, as OpenAPI describes it. Raises WrongAnswer if it is not of this type."""

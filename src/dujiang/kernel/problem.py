@@ -70,6 +70,7 @@ CODES = {
     "assertion_error": "refused_value",
 }
 PARSING = ("_parsing", "_object_invalid")
+UNKNOWN: Any = object()
 OF_PYDANTIC = frozenset(get_args(ErrorType))
 
 
@@ -81,11 +82,16 @@ class Problem:
         path: JSON pointer of the place; empty = the whole document.
         code: Stable word.
         message: What to change.
+        source: Which part of the request it stands in: body, path, query, header, cookie.
     """
 
     path: str
     code: str
     message: str
+    source: str = "body"
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.path}: {self.message}" if self.path else f"{self.source}: {self.message}"
 
 
 def shortened(text: str, limit: int = TEXT_MAX) -> str:
@@ -93,17 +99,19 @@ def shortened(text: str, limit: int = TEXT_MAX) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def problems_of(errors: Sequence[Mapping[str, Any]], document: Any) -> tuple[Problem, ...]:
+def problems_of(errors: Sequence[Mapping[str, Any]], document: Any, source: str = "body") -> tuple[Problem, ...]:
     """The problems that Pydantic's error list stands for; the first 100.
 
     Args:
         errors: As `ValidationError.errors()` gives them.
-        document: What was validated, parsed; only looked at to tell its keys from Pydantic's own words.
+        document: What was validated, parsed; only looked at to tell its keys from Pydantic's own words. UNKNOWN = take
+            every step of `loc` for a key.
+        source: Which part of the request was validated.
     """
-    return tuple(problem_of(error, document) for error in errors[:PROBLEMS_MAX])
+    return tuple(problem_of(error, document, source) for error in errors[:PROBLEMS_MAX])
 
 
-def problem_of(error: Mapping[str, Any], document: Any) -> Problem:
+def problem_of(error: Mapping[str, Any], document: Any, source: str = "body") -> Problem:
     """The problem that one of Pydantic's errors stands for."""
     kind, given = error["type"], error.get("input")
     code = code_of(kind, given)
@@ -118,7 +126,8 @@ def problem_of(error: Mapping[str, Any], document: Any) -> Problem:
         message = f"{message}, not null"
     if isinstance(given, str) and len(given) > TEXT_MAX:
         message = message.replace(given, shortened(given))
-    return Problem(path=pointer(error["loc"], document, kind), code=code, message=shortened(message, MESSAGE_MAX))
+    path = pointer(error["loc"], document, kind)
+    return Problem(path=path, code=code, message=shortened(message, MESSAGE_MAX), source=source)
 
 
 def code_of(kind: str, given: object = None) -> str:
@@ -143,7 +152,7 @@ def pointer(loc: Sequence[str | int], document: Any, kind: str) -> str:
         inside = isinstance(node, dict) and step in node
         if inside or (isinstance(node, list) and isinstance(step, int) and step < len(node)):
             node = node[step]
-        elif not (kind == "missing" and index == len(loc) - 1):
+        elif document is not UNKNOWN and not (kind == "missing" and index == len(loc) - 1):
             continue
         parts.append(shortened(str(step).replace("~", "~0").replace("/", "~1")))
     return "".join(f"/{part}" for part in parts)

@@ -6,10 +6,10 @@ column. `check` is the one place where they end, for HTTP, events and stored ans
 
 A small body has no time to be walked in Python. Instead `risky` asks the bytes whether the parsed document *could* hold
 something forbidden: no NUL without `\u0000`, no overflow without an exponent or 300 digits in a row. The question may
-be answered "perhaps" wrongly (an escaped backslash before `u0000`, a text with `type1, `), never "no" wrongly; only after
-a "perhaps" is the document walked, and the walk is exact. Depth has a question of its own, because lists of small objects
-have many brackets. Cost: 1.3 us for 90 bytes, of which 0.5 are jiter's. Rejected: `json.loads` with hooks (15 times
-that, and a RecursionError of its own), and a walk every time.
+be answered "perhaps" wrongly (an escaped backslash before `u0000`, a text with `type1, `), never "no" wrongly; only
+after a "perhaps" is the document walked, and the walk is exact. Depth has a question of its own, because lists of small
+objects have many brackets. Cost: 1.3 us for 90 bytes, of which 0.5 are jiter's. Rejected: `json.loads` with hooks (15
+times that, and a RecursionError of its own), and a walk every time.
 
 tests/unit/kernel/test_codec.py holds each rule, and that no bytes at all lead to any other error.
 """

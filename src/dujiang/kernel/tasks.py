@@ -109,9 +109,9 @@ class Threads:
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self._pool, run, call, *args)
 
-    def close(self) -> None:
-        """Let running calls end, take no more."""
-        self._pool.shutdown(wait=False)
+    def close(self, *, wait: bool = False) -> None:
+        """Let running calls end, take no more. With `wait`, return when the threads have ended; only when none runs."""
+        self._pool.shutdown(wait=wait)
 
 
 async def ended(task: asyncio.Task[Any]) -> None:

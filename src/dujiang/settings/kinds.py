@@ -1,7 +1,8 @@
 """Kinds: how the value of a setting is read, from text (environment, flag) and from TOML, and how it is shown.
 
 A kind accepts one way of writing and names it when it refuses; there is no guessing between `1`, `yes` and `true`. A
-TOML value must have the type that a reader of the file would expect: a port is a number, a duration is text with its unit.
+TOML value must have the type that a reader of the file would expect: a port is a number, a duration is text with its
+unit.
 """
 
 from __future__ import annotations

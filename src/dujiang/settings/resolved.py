@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,23 +95,28 @@ class Settings:
 
 
 def resolve(
-    overrides: Mapping[str, Any], environ: Mapping[str, str], folder: Path, *, file: Path | None = None
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    *,
+    file: Path | None = None,
 ) -> Settings:
     """The settings of a start: defaults < dujiang.toml < DUJIANG_* < flags.
 
     Args:
         overrides: Values of the command line by setting, as text or as TOML would hold them; None = not given.
-        environ: The environment.
-        folder: The folder of dujiang.toml; relative paths start there.
+        environ: The environment; default: this process's.
+        folder: The folder of dujiang.toml; relative paths start there. Default: the current one.
         file: Another file than dujiang.toml; must exist.
 
     Raises:
         SettingsRefused: With every problem of every source.
     """
+    folder = Path.cwd() if folder is None else folder
     found = Found()
     read_file(found, file or folder / FILE_NAME, required=file is not None)
-    read_environment(found, environ)
-    read_flags(found, overrides)
+    read_environment(found, os.environ if environ is None else environ)
+    read_flags(found, overrides or {})
     values: dict[str, Any] = {}
     for row in SETTINGS:
         place, raw = found.values.get(row.name, ("default", row.default))

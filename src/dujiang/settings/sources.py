@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "dujiang.toml"
+PREFIX = "DUJIANG_"
 FILE_LIMIT_BYTES = 1 << 20
 LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 ENCODINGS = ((b"\xef\xbb\xbf", "a byte order mark"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
@@ -113,11 +114,11 @@ def read_document(found: Found, text: str, *, where: str) -> None:
 def read_environment(found: Found, environ: Mapping[str, str]) -> None:
     """Read the DUJIANG_* variables."""
     for name in sorted(environ):
-        if not name.startswith("DUJIANG_") or name in OPERATIONAL:
+        if not name.startswith(PREFIX) or name in OPERATIONAL:
             continue
         row = BY_VARIABLE.get(name)
         if row is None:
-            found.refuse(name, f"unknown variable; {meant(name, [*BY_VARIABLE, *OPERATIONAL])}")
+            found.refuse(name, f"unknown variable; {meant(name, [*BY_VARIABLE, *OPERATIONAL], prefix=PREFIX)}")
         elif not environ[name]:
             found.refuse(name, "is empty; give it a value or unset it")
         else:
@@ -152,11 +153,11 @@ def line_of(text: str, key: str) -> int:
     return 1
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, or where they are listed."""
+def meant(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """The nearest known name, or all of them. A prefix that all share does not make two names alike."""
     known = list(known)
-    folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1)
+    folded = {candidate.removeprefix(prefix).lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.removeprefix(prefix).lower().replace("-", "_"), folded, n=1)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     return "known are: " + ", ".join(known)

@@ -4,8 +4,8 @@
     scheme       userinfo    host    database  options of the adapter
 
 The usual mistakes are looked for by hand, because a URL parser finds a meaning for each of them: an `@` in a password
-moves the host, a `/` ends it, two slashes after `sqlite:` make a folder a host. What is wrong with a URL is said without
-showing what may be a password: even of a URL that cannot be understood, only what surely is none is shown.
+moves the host, a `/` ends it, two slashes after `sqlite:` make a folder a host. What is wrong with a URL is said
+without showing what may be a password: even of a URL that cannot be understood, only what surely is none is shown.
 """
 
 from __future__ import annotations

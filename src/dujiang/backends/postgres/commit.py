@@ -17,6 +17,7 @@ tests/conformance/test_database_postgres.py loses the reply both ways.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dujiang.data.database import DatabaseRefused, DatabaseUnreachable, StatementFailed
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from dujiang.data.database import Settle
     from dujiang.kernel.clock import Clock
 
+logger = logging.getLogger("dujiang.postgres")
+
 XID = Sql("commit_xid", "SELECT pg_current_xact_id_if_assigned()::text", "Reads the transaction's id, if it wrote anything.")
 END_PROCESS = Sql(
     "commit_end_process",
@@ -41,73 +44,73 @@ END_PROCESS = Sql(
 STATUS = Sql("commit_status", "SELECT pg_xact_status($1::text::xid8)", "Reads what became of a transaction.")
 
 FUTURE_XID = "22023"
+AGAIN = "again"
 FIRST_WAIT_S, WAIT_S_MAX = 0.02, 0.5
 
 
 async def outcome(
     lost: PostgresConnection,
     settle: Settle | None,
-    fresh: Callable[[], Awaitable[tuple[Link, PostgresConnection]]],
+    connect: Callable[[], Awaitable[Link]],
+    session: Callable[[Link], PostgresConnection],
     clock: Clock,
     limit_s: float,
 ) -> bool | None:
     """Whether the transaction of `lost` is committed; None when nothing can say within `limit_s` seconds.
 
     Args:
-        lost: The transaction whose COMMIT got no reply.
+        lost: The transaction whose COMMIT got no reply; it wrote something, so its id is known.
         settle: Says it by what the transaction left behind.
-        fresh: Makes a connection that is in no pool.
+        connect: Makes a link that is in no pool.
+        session: Makes a connection on a link, each statement a transaction of its own.
         clock: The node's.
         limit_s: Seconds in all.
     """
     until = clock.monotonic() + limit_s
     wait_s = FIRST_WAIT_S
     while clock.monotonic() < until:
+        verdict: bool | str | None = AGAIN
         try:
-            link, connection = await fresh()
+            link = await connect()
         except DatabaseRefused:
             return None
         except DujiangError:
             pass  # The server is starting, perhaps; that is what the time is for.
         else:
             try:
-                verdict = await look(lost, settle, link, connection)
+                verdict = await look(lost, settle, link, session)
             except DatabaseUnreachable:
-                verdict = "again"
+                verdict = AGAIN
             finally:
-                connection.end()
                 await link.close()
-            if not isinstance(verdict, str):
-                return verdict
+        if not isinstance(verdict, str):
+            return verdict
         await clock.sleep(min(wait_s, max(0.0, until - clock.monotonic())))
         wait_s = min(wait_s * 2, WAIT_S_MAX)
     return None
 
 
 async def look(
-    lost: PostgresConnection, settle: Settle | None, link: Link, connection: PostgresConnection
+    lost: PostgresConnection, settle: Settle | None, link: Link, session: Callable[[Link], PostgresConnection]
 ) -> bool | str | None:
-    """One look: the verdict, None when nothing can ever say, or "again" while the old process lives."""
-    ended = await connection.fetch(END_PROCESS, lost.link.pid, lost.link.began)
+    """One look: the verdict, None when nothing can ever say, or AGAIN while the old process lives."""
+    ended = await session(link).fetch(END_PROCESS, lost.link.pid, lost.link.began)
     gone = all(row[0] for row in ended)
-    left = await settled(settle, connection) if settle is not None else None
+    # A session of its own: a statement of `settle` that fails must not close the way to the record.
+    left = await left_behind(settle, session(link)) if settle is not None else None
     if left or (left is False and gone):
         return left
-    if lost.xid is None:
-        # Without an id the transaction wrote nothing: there is nothing that could be half done.
-        return "again" if left is False else None
-    if connection.failed:
-        return "again"  # `settle` broke this connection; its word is lost, the record's is not.
-    return await recorded(lost, link, connection)
+    return await recorded(lost, link, session(link))
 
 
-async def settled(settle: Settle, connection: PostgresConnection) -> bool | None:
+async def left_behind(settle: Settle, connection: PostgresConnection) -> bool | None:
     """What `settle` says; an error of it is "cannot say"."""
     try:
         return await settle(connection)
     except DatabaseUnreachable:
         raise
-    except Exception:  # noqa: BLE001  (whatever it is, the record is still to be asked)
+    except Exception:
+        logger.exception("a lost COMMIT is settled by the server's record, because looking for its rows failed")
         return None
 
 
@@ -118,7 +121,7 @@ async def recorded(lost: PostgresConnection, link: Link, connection: PostgresCon
     except StatementFailed as error:
         return False if error.sqlstate == FUTURE_XID else None
     if status == "in progress":
-        return "again"
+        return AGAIN
     if status == "committed":
         return True if link.incarnation == lost.link.incarnation else None
     return False if status == "aborted" else None

@@ -17,7 +17,7 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dujiang.backends.postgres.errors import is_lost, is_stale, translated
+from dujiang.backends.postgres.errors import is_lost, is_stale, is_unsent, translated
 from dujiang.data.database import Conflict, DatabaseUnreachable, StatementsOverlap, TransactionFailed
 from dujiang.kernel.context import current_or_none
 from dujiang.kernel.errors import DeadlinePassed, DujiangError
@@ -49,6 +49,7 @@ class PostgresConnection:
         failed: Why no statement is taken any more; empty = usable.
         over: Why not even a rollback to a savepoint is taken any more; empty = it is.
         lost: Whether the connection broke while a statement ran on it.
+        unsent: Whether it was found broken before that statement was sent.
         ran: Statements that were begun.
         xid: The transaction's id, once it is known.
     """
@@ -67,6 +68,7 @@ class PostgresConnection:
         "lost",
         "over",
         "ran",
+        "unsent",
         "xid",
     )
 
@@ -83,12 +85,17 @@ class PostgresConnection:
         self.failed = ""
         self.over = ""
         self.conflict: str | None = None
-        self.lost = False
+        self.lost = self.unsent = False
         self.ran = 0
         self.xid: str | None = None
 
     def __repr__(self) -> str:
         return f"<PostgresConnection on {self.link!r}{': ' + self.failed if self.failed else ''}>"
+
+    async def begin(self, text: str) -> None:
+        """Open the transaction."""
+        await self._command(text)
+        self.ran = 0
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Sequence[Any]]:
         """Run a platform statement and return its rows."""
@@ -230,6 +237,7 @@ class PostgresConnection:
             if is_stale(cause):
                 self.link.forget_prepared()
             elif is_lost(cause):
+                self.unsent = is_unsent(cause)
                 self._lose()
         self.failed = self.failed or str(error)
         if isinstance(error, Conflict):

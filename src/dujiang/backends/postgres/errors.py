@@ -68,6 +68,11 @@ def is_lost(cause: BaseException) -> bool:
     return isinstance(cause, OSError | asyncpg.InternalClientError) and not is_stale(cause)
 
 
+def is_unsent(cause: BaseException) -> bool:
+    """Whether the driver found the connection closed before it sent anything."""
+    return isinstance(cause, asyncpg.InterfaceError)
+
+
 def is_stale(cause: BaseException) -> bool:
     """Whether a prepared statement no longer fits the schema; preparing it anew cures it."""
     return isinstance(cause, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)

@@ -75,6 +75,11 @@ class Link:
         """Whether another caller may have it: open, in step with the server, and in no transaction."""
         return not (self._doomed or self.driver.is_closed() or self.driver.is_in_transaction())
 
+    @property
+    def usable_inside(self) -> bool:
+        """Whether the transaction on it can go on: open, and in step with the server."""
+        return not (self._doomed or self.driver.is_closed())
+
     async def prepare(self, text: str, timeout_s: float) -> Any:
         """The prepared statement of a text."""
         statement = self.prepared.get(text)

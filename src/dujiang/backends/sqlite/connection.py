@@ -1,13 +1,13 @@
 """Connection: what a body holds; statements run inline, on the loop's thread.
 
 A statement of the embedded store takes microseconds; handing it to a thread costs hundreds beside a busy loop. So the
-methods are coroutines that never suspend. Two things follow. A body that awaits only its statements keeps the writer for no
-longer than they take. And two statements cannot really overlap, although they would on a database behind a network. To
-keep one meaning, a task that is not the owner's marks the connection until the loop's next round: a second task that comes
-in the same round is what would have overlapped, and is refused.
+methods are coroutines that never suspend. Two things follow. A body that awaits only its statements keeps the writer
+for no longer than they take. And two statements cannot really overlap, although they would on a database behind a
+network. To keep one meaning, a task that is not the owner's marks the connection until the loop's next round: a
+second task that comes in the same round is what would have overlapped, and is refused.
 
-Order of the checks of a statement: ended, failed, overlap, deadline, first sight of its text. The last looks once at the
-first word of every distinct text, because BEGIN, COMMIT and their like would break the group that others share.
+Order of the checks of a statement: ended, failed, overlap, deadline, first sight of its text. The last looks once at
+the first word of every distinct text, because BEGIN, COMMIT and their like would break the group that others share.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class Session:
         driver = self.driver
         before = driver.total_changes()
         try:
-            rows: list[Sequence[Any]] = driver.execute(text, args).fetchall()  # type: ignore[assignment,arg-type]
+            rows: list[Sequence[Any]] = driver.execute(text, args).fetchall()  # type: ignore[assignment]
         except DRIVER_ERRORS as cause:
             raise self._refused(cause, f"{name}: {text}" if name else text) from cause
-        # `changes` leaves out what triggers and cascades did, but keeps its value over a SELECT; the total tells them apart.
+        # `changes` leaves out what triggers and cascades did, but keeps its value over a SELECT; the total tells.
         return rows, driver.changes() if driver.total_changes() != before else len(rows)
 
     def perform_many(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
@@ -118,7 +118,7 @@ class Session:
                     total = after
 
         try:
-            driver.executemany(text, feed()).fetchall()  # type: ignore[arg-type]
+            driver.executemany(text, feed()).fetchall()
         except DRIVER_ERRORS as cause:
             raise self._refused(cause, text) from cause
         return matched
@@ -240,6 +240,6 @@ def described(driver: apsw.Connection, text: str, args: Sequence[Any]) -> tuple[
     cursor = driver.cursor()
     cursor.exec_trace = note
     before = driver.total_changes()
-    rows: list[Sequence[Any]] = cursor.execute(text, args).fetchall()  # type: ignore[assignment,arg-type]
+    rows: list[Sequence[Any]] = cursor.execute(text, args).fetchall()  # type: ignore[assignment]
     matched = driver.changes() if driver.total_changes() != before else len(rows)
     return rows, matched, [(name, None, None, None, None, None, None) for name, _ in names] or None

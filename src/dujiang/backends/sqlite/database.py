@@ -11,8 +11,8 @@ How each promise of data/database.py is kept:
   8. fair, bounded   one queue of 10,000, first come first served, at most until the caller's deadline
   9. stop            waits 10 s, takes the writer from the rest, copies the log into the data, gives the lock back
 
-Isolation is serial whatever is asked for. Reads run inline on one reader in autocommit: each statement sees what is committed
-when it starts, and none holds a snapshot, so the log can always be copied.
+Isolation is serial whatever is asked for. Reads run inline on one reader in autocommit: each statement sees what is
+committed when it starts, and none holds a snapshot, so the log can always be copied.
 
 Left for later: the unix socket `<file>.sock` (0600), through which commands reach the process that owns the file.
 """
@@ -43,8 +43,8 @@ T = TypeVar("T")
 STOP_GRACE_S = 10.0
 SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 MEANS = (
-    "an acknowledged write was synced to this machine's disk (write-ahead log, synchronous=FULL) and survives the loss of "
-    "the process and of power; it does not survive the loss of the disk"
+    "an acknowledged write was synced to this machine's disk (write-ahead log, synchronous=FULL) and survives the "
+    "loss of the process and of power; it does not survive the loss of the disk"
 )
 WEAKER = "an acknowledged write may be lost with power: synchronous is {synchronous}, journal_mode is {journal_mode}"
 
@@ -104,7 +104,7 @@ class SqliteDatabase:
         isolation: Isolation = "read_committed",
         settle: Settle | None = None,
     ) -> T:
-        """Run `body` in its turn, commit with its group, and return its answer. Always serial; `settle` is not needed."""
+        """Run `body` in its turn, commit with its group, return its answer. Always serial; `settle` is not needed."""
         return await self._open().writer.write(body, self)
 
     async def statement(self, sql: Sql, *args: Any) -> list[Sequence[Any]]:
@@ -154,7 +154,7 @@ class SqliteDatabase:
         """Counters of the file's writer since it was opened, its queue, and the size of the log."""
         writer = self._open().writer
         own = {"evicted": writer.watch.evicted, "log_copies": writer.log.copies, "wal_bytes": writer.log.bytes}
-        return {**writer.counts, **own, "waiting": writer.waiting}
+        return {**writer.counts, **own, "waiting": len(writer.line)}
 
     async def health(self) -> None:
         """Return if the file can be read, else raise."""

@@ -1,15 +1,15 @@
 """SQLAlchemy on the embedded store: the dialect, engines over an open transaction, and the engine for migrations.
 
-The dialect is SQLAlchemy's own for SQLite with our PEP-249 module. It serves two ends: `data/statements.py` compiles with it,
-and the ORM runs through it. These generic types work, stored as said:
+The dialect is SQLAlchemy's own for SQLite with our PEP-249 module. It serves two ends: `data/statements.py` compiles
+with it, and the ORM runs through it. These generic types work, stored as said:
 
     Integer, BigInteger, Boolean   INTEGER (a bool as 0 or 1)        String, Text, Unicode, Enum   TEXT
     Float                          REAL                              LargeBinary                   BLOB
     JSON                           TEXT                              Uuid                          CHAR(32), hexadecimal
     DateTime, Date, Time           TEXT without time zone            Interval                      TEXT
 
-Money and instants are not for these: `dujiang.columns` stores both as integers, and a plain Numeric would pass through a
-float. Comparing JSON, or ordering by a Uuid, means what the text means.
+Money and instants are not for these: `dujiang.columns` stores both as integers, and a plain Numeric would pass
+through a float. Comparing JSON, or ordering by a Uuid, means what the text means.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EmbeddedDialect(SQLiteDialect):
     returns_native_bytes = True
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(dbapi=orm, **options)  # type: ignore[arg-type]
+        super().__init__(dbapi=orm, **options)
         self.server_version_info = orm.sqlite_version_info
         self.default_schema_name = "main"
         self.default_isolation_level = "SERIALIZABLE"
@@ -89,7 +89,7 @@ class SessionEngine(OptionEngine):
     def __init__(self, root: Engine, session: Session) -> None:
         super().__init__(root, {})
         own = orm.Connection(session)
-        self._own_pool = NullPool(lambda: own, dialect=root.dialect)  # type: ignore[arg-type,return-value]
+        self._own_pool = NullPool(lambda: own, dialect=root.dialect)  # type: ignore[arg-type]
 
     def raw_connection(self) -> PoolProxiedConnection:
         """The transaction, in the wrapping that SQLAlchemy expects."""

@@ -77,10 +77,16 @@ def translated(cause: BaseException, text: str, url: str) -> DujiangError:
 def refused_by_constraint(cause: apsw.ConstraintError, text: str) -> DujiangError:
     """The error for a violated constraint; SQLite names columns, not constraints, and for a foreign key neither."""
     why = str(cause)
-    if cause.extendedresult == apsw.SQLITE_CONSTRAINT_DATATYPE:
+    code = code_of(cause)
+    if code == apsw.SQLITE_CONSTRAINT_DATATYPE:
         return StatementFailed(why=why, sqlstate="22P02", sql=shown(text))
     named = why.partition("constraint failed: ")[2]
-    return IntegrityFailed(kind=KINDS.get(cause.extendedresult, "other"), constraint=named, why=why)
+    return IntegrityFailed(kind=KINDS.get(code, "other"), constraint=named, why=why)
+
+
+def code_of(cause: BaseException) -> int:
+    """SQLite's extended result code; 0 for an error that is not SQLite's."""
+    return getattr(cause, "extendedresult", 0)
 
 
 def said_by_storage(cause: BaseException) -> str:
@@ -88,7 +94,7 @@ def said_by_storage(cause: BaseException) -> str:
     if isinstance(cause, apsw.FullError):
         return "the disk, or its share for this file, is full"
     if isinstance(cause, apsw.IOError):
-        return f"the disk failed: {cause} (extended code {cause.extendedresult})"
+        return f"the disk failed: {cause} (extended code {code_of(cause)})"
     return str(cause) or type(cause).__name__
 
 

@@ -4,8 +4,8 @@
     app.db.lock   the owner's pid     app.db-shm   SQLite's index of the log
 
 The lock is an advisory lock of the operating system on `app.db.lock`, not the presence of the file: it ends with the
-process however the process ends, so there is no stale lock to clean up after `kill -9`. The file itself stays, because
-removing it would let two processes lock two files of one name.
+process however the process ends, so there is no stale lock to clean up after `kill -9`. The file itself stays,
+because removing it would let two processes lock two files of one name.
 
 Every connection of every kind is opened here, so no path exists on which `synchronous` is anything but FULL.
 """
@@ -90,9 +90,9 @@ def open_writer(path: str, url: str) -> apsw.Connection:
             raise DatabaseRefused(url=url, why="its file system has no shared memory, which the write-ahead log needs")
         driver.pragma("synchronous", "full")
         if sys.platform == "darwin":
-            driver.pragma("fullfsync", True)
-            driver.pragma("checkpoint_fullfsync", True)
-        driver.pragma("foreign_keys", True)
+            driver.pragma("fullfsync", "on")
+            driver.pragma("checkpoint_fullfsync", "on")
+        driver.pragma("foreign_keys", "on")
         driver.pragma("journal_size_limit", LOG_KEPT_BYTES)
         harden(driver)
     except apsw.Error as cause:
@@ -112,7 +112,7 @@ def open_reader(path: str, url: str) -> apsw.Connection:
         driver = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY, statementcachesize=STATEMENTS_CACHED)
         # A reader waits only while the writer recovers the log after a crash, and that is done before it is opened.
         driver.set_busy_timeout(1000)
-        driver.pragma("query_only", True)
+        driver.pragma("query_only", "on")
         harden(driver)
     except apsw.Error as cause:
         raise unopened(cause, url) from cause
@@ -121,7 +121,7 @@ def open_reader(path: str, url: str) -> apsw.Connection:
 
 def harden(driver: apsw.Connection) -> None:
     """The settings that every connection shares."""
-    driver.pragma("trusted_schema", False)
+    driver.pragma("trusted_schema", "off")
     driver.pragma("temp_store", "memory")
     driver.pragma("cache_size", -CACHE_KIB)
     # "text" in double quotes is a name, as in every other database, never a string.

@@ -1,8 +1,8 @@
 """Log: the write-ahead log's size, and when it is copied into the data.
 
-Only the writer's connection copies, between two groups, in the writer's thread. SQLite's own automatic copying is off: it would
-run inside some caller's COMMIT. PASSIVE never waits for a reader; readers here hold no snapshot, so it copies everything,
-and the log then starts over in the same file instead of growing.
+Only the writer's connection copies, between two groups, in the writer's thread. SQLite's own automatic copying is
+off: it would run inside some caller's COMMIT. PASSIVE never waits for a reader; readers here hold no snapshot, so it
+copies everything, and the log then starts over in the same file instead of growing.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
     NEW -> WAITING -> ACTIVE -> JOINED -> OUT
               ^                   |
               +--- group lost ----+        a member that leaves early, at any point, is OUT at once
+
+The writer alone moves them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A PEP-249 module over our own connection, so that SQLAlchemy's ORM joins a transaction that it did not open.
 
-Its cursors run on the session of the body; its commit, rollback and close do nothing, because beginning and ending belong
-to the writer. `Own` is the other kind, for migrations: it holds a connection of its own, begins a transaction before the
-first statement, DDL included, and its commit and rollback are real.
+Its cursors run on the session of the body; its commit, rollback and close do nothing, because beginning and ending
+belong to the writer. `Own` is the other kind, for migrations: it holds a connection of its own, begins a transaction
+before the first statement, DDL included, and its commit and rollback are real.
 
-SQLAlchemy turns the four error classes below into its own of the same names, with the port's error as their cause. The
-port's other errors (a passed deadline, a transaction that has failed or was taken away) pass through it unchanged.
+SQLAlchemy turns the four error classes below into its own of the same names, with the port's error as their cause.
+The port's other errors (a passed deadline, a transaction that has failed or was taken away) pass through it
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import apsw
+from sqlalchemy.util import await_only
 
 from dujiang.backends.sqlite.connection import described
 from dujiang.backends.sqlite.errors import DRIVER_ERRORS, translated
 from dujiang.data.database import Conflict, DatabaseUnreachable, IntegrityFailed, StatementFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from dujiang.backends.sqlite.file import FileLock
     from dujiang.kernel.errors import DujiangError
@@ -107,7 +109,7 @@ class Connection:
 
     def cursor(self) -> Cursor:
         """A new cursor."""
-        return Cursor(self.runner)
+        return AwaitingCursor(self.runner)
 
     def commit(self) -> None:
         """Nothing: the transaction is the writer's."""
@@ -187,6 +189,34 @@ class Cursor:
         """Nothing; PEP-249 wants it."""
 
 
+class Already:
+    """An awaitable that is done."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+ALREADY = Already()
+
+
+class AwaitingCursor(Cursor):
+    """A cursor for AsyncConnection, which refuses a driver that never awaits; ours has nothing to wait for."""
+
+    def execute(self, text: str, args: Sequence[Any] = ()) -> Cursor:
+        """Run a statement."""
+        await_only(ALREADY)
+        return super().execute(text, args)
+
+    def executemany(self, text: str, rows: Sequence[Sequence[Any]]) -> Cursor:
+        """Run a statement for each row of parameters."""
+        await_only(ALREADY)
+        return super().executemany(text, rows)
+
+    async def _async_soft_close(self) -> None:
+        """Nothing: the rows are here, and SQLAlchemy may read them without awaiting."""
+
+
 class Alone:
     """Runs statements on a connection of its own, each inside a transaction that it begins when there is none."""
 
@@ -217,14 +247,28 @@ class Alone:
 
 
 class Own(Connection):
-    """A PEP-249 connection that opened the file itself, under its lock."""
+    """A PEP-249 connection that opened the file itself, under its lock.
+
+    Foreign keys are not enforced statement by statement but checked whole before the commit: SQLite changes a table by
+    copying it and dropping the old one, and a drop under enforced keys deletes the rows that refer to it.
+    """
 
     def __init__(self, runner: Alone, lock: FileLock) -> None:
         super().__init__(runner)
         self._lock = lock
+        runner.driver.pragma("foreign_keys", "off")
+
+    def cursor(self) -> Cursor:
+        """A new cursor."""
+        return Cursor(self.runner)
 
     def commit(self) -> None:
-        """Commit what is open."""
+        """Commit what is open, once every foreign key has its target. Raises IntegrityError when one has not."""
+        driver = self.runner.driver
+        dangling = driver.execute("PRAGMA foreign_key_check").fetchall() if driver.in_transaction else []
+        if dangling:
+            table, row, parent = dangling[0][:3]
+            raise IntegrityError(f"row {row} of {table} refers to a row of {parent} that is not there")
         self._end("COMMIT")
 
     def rollback(self) -> None:

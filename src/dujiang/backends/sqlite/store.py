@@ -1,9 +1,9 @@
 """Store: one open file of this process, shared by every runtime that names it.
 
-SQLite allows one writer, and the lock of the file one process. Two runtimes of one process (a test, the drill, an app and
-its console) must therefore meet on one writer, which is why this module keeps the only registry of the package: real path
-to open store, with a count of users. The last one to leave closes it. A store whose loop was closed under it, as a test may
-do, is taken over; one whose loop still runs in another thread is in use.
+SQLite allows one writer, and the lock of the file one process. Two runtimes of one process (a test, the drill, an app
+and its console) must therefore meet on one writer, which is why this module keeps the only registry of the package:
+real path to open store, with a count of users. The last one to leave closes it. A store whose loop was closed under
+it, as a test may do, is taken over; one whose loop still runs in another thread is in use.
 """
 
 from __future__ import annotations

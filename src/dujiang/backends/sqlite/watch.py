@@ -1,11 +1,11 @@
 """Watch: who holds the one writer without using it.
 
-A body's statements run inline, so it can hold the writer for long only by awaiting something that is no statement. A timer
-that exists only while a body is open looks at the count of its statements every 50 ms. Seen unchanged for 100 ms, the place
-where the body waits is logged; for 1 s, the body is rolled back and its task cancelled.
+A body's statements run inline, so it can hold the writer for long only by awaiting something that is no statement. A
+timer that exists only while a body is open looks at the count of its statements every 50 ms. Seen unchanged for 100
+ms, the place where the body waits is logged; for 1 s, the body is rolled back and its task cancelled.
 
-Looks are counted, not time, so that a body is not blamed for a loop that somebody else blocked for a second: a blocked
-loop does not look.
+Looks are counted, not time, so that a body is not blamed for a loop that somebody else blocked for a second: a
+blocked loop does not look.
 """
 
 from __future__ import annotations

@@ -5,19 +5,20 @@
     caller 3             body─┘ thread; the loop goes on         └─> its own error
     caller 4                   waits: the first of the next group ...
 
-A body runs in its caller's own task, one body at a time, inside a savepoint; its COMMIT is the group's. The group commits
-as soon as no body runs or waits, or after 64: there is no timer, and the longer the disk takes the larger the next group.
-Measured on a disk of about 500 fsync/s, that is what makes durable writes thirty times faster.
+A body runs in its caller's own task, one body at a time, inside a savepoint; its COMMIT is the group's. The group
+commits as soon as no body runs or waits, or after 64: there is no timer, and the longer the disk takes the larger the
+next group. Measured on a disk of about 500 fsync/s, that is what makes durable writes thirty times faster.
 
-The price is that a body sees what earlier bodies of its group wrote, before it is on the disk. So nothing computed in a group
-leaves before its COMMIT has succeeded: no answer, and no error either, for "out of stock" may rest on an order that the disk
-is about to refuse. If the COMMIT fails, or SQLite ends the transaction by itself, every member runs again from its start, in
-the old order and before everybody else. A body whose own statement made SQLite give up runs again as the first of a group:
-what it then meets is final, because it has seen committed data only. An fsync that failed is not trusted: the members run
-again and write the same pages of the log anew, never fsync alone.
+The price is that a body sees what earlier bodies of its group wrote, before it is on the disk. So nothing computed in
+a group leaves before its COMMIT has succeeded: no answer, and no error either, for "out of stock" may rest on an
+order that the disk is about to refuse. If the COMMIT fails, or SQLite ends the transaction by itself, every member
+runs again from its start, in the old order and before everybody else. A body whose own statement made SQLite give up
+runs again as the first of a group: what it then meets is final, because it has seen committed data only. An fsync
+that failed is not trusted: the members run again and write the same pages of the log anew, never fsync alone.
 
-The rejected forms: a timer that lets groups grow (idle callers wait for nothing), one transaction per caller (one fsync each),
-a thread per statement (570 us beside a busy loop, against 3), answering before the fsync (a power cut loses acknowledged work).
+The rejected forms: a timer that lets groups grow (idle callers wait for nothing), one transaction per caller (one
+fsync each), a thread per statement (570 us beside a busy loop, against 3), answering before the fsync (a power cut
+loses acknowledged work).
 
 A body that holds the writer without a statement is watch.py's business; the log's size is log.py's.
 
@@ -29,7 +30,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,13 +37,13 @@ import apsw
 
 from dujiang.backends.sqlite.connection import Session
 from dujiang.backends.sqlite.errors import lost, translated
+from dujiang.backends.sqlite.line import Line
 from dujiang.backends.sqlite.log import Log
 from dujiang.backends.sqlite.member import ACTIVE, JOINED, NEW, OUT, WAITING, Group, Member
 from dujiang.backends.sqlite.watch import Watch
 from dujiang.data.database import Conflict, DatabaseUnreachable, StatementsOverlap
 from dujiang.kernel.context import current_or_none
-from dujiang.kernel.errors import DeadlinePassed, Overloaded
-from dujiang.kernel.tasks import Tasks, Threads
+from dujiang.kernel.tasks import Tasks, Threads, ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -57,7 +57,6 @@ T = TypeVar("T")
 
 BODIES_MAX = 64
 RUNS_MAX = 5
-WAITERS_MAX = 10_000
 FOREIGN_LOCK_MAX_S = 5.0
 FOREIGN_LOCK_LOOK_S = 0.05
 
@@ -80,8 +79,6 @@ class Writer:
         self.counts = {"groups": 0, "commits_synced": 0, "bodies": 0, "groups_lost": 0}
         self._clock = node.clock
         self._root = root
-        self._waiting: deque[Member] = deque()  # May hold members that are OUT; they are skipped.
-        self._queued = 0
         self._active: Member | None = None
         self._group: Group | None = None
         self._committing = False
@@ -95,18 +92,12 @@ class Writer:
         # A context of its own: what the writer does for all belongs to no caller's trace, deadline or simulated node.
         self._context = contextvars.Context()
         self._loop = asyncio.get_running_loop()
+        self.line = Line(self._loop)
         self.watch = Watch(self._loop, self._context, self._clock, lambda: self._active, self.evict)
         self._committer = self._context.run(lambda: self._tasks.spawn(self._commit_groups(), name="commit"))
 
     def __repr__(self) -> str:
-        return f"<Writer {self.url}: {self._queued} waiting, {self._group or 'no group'}>"
-
-    @property
-    def waiting(self) -> int:
-        """Callers that wait for their turn."""
-        return self._queued
-
-    # ---- the callers' side ------------------------------------------------------------------------------------------
+        return f"<Writer {self.url}: {len(self.line)} waiting, {self._group or 'no group'}>"
 
     async def write(self, body: Callable[[Session], Awaitable[T]], owner: object) -> T:
         """Run `body` in its turn; returns, or raises, when its group is durable."""
@@ -116,12 +107,13 @@ class Writer:
             while True:
                 session = await self._enter(member)
                 error: Exception | None = None
+                answer: T | None = None
                 try:
                     answer = await body(session)
-                except Exception as raised:
+                except Exception as raised:  # noqa: BLE001  (raised again once the group is durable)
                     error = raised
                 if await self._leave(member, error):
-                    return answer
+                    return answer  # type: ignore[return-value]  # With an error `_leave` would have raised it.
         except BaseException as raised:
             self._withdraw(member, raised)
             raise
@@ -139,7 +131,7 @@ class Writer:
             error: Exception | None = None
             try:
                 yield session
-            except Exception as raised:
+            except Exception as raised:  # noqa: BLE001  (raised again once the group is durable)
                 error = raised
             await self._leave(member, error)
         except BaseException as raised:
@@ -156,9 +148,9 @@ class Writer:
     async def _enter(self, member: Member) -> Session:
         """Wait for the turn, begin the group if there is none, and set the body's savepoint."""
         if member.state == NEW and not self._taken(member):
-            self._queue(member)
+            self.line.come(member)
         if member.state == WAITING:
-            await self._turn(member)
+            await self.line.turn(member)
         member.runs += 1
         self.counts["bodies"] += 1
         if self._group is None:
@@ -180,37 +172,11 @@ class Writer:
             if self._active.task is member.task:
                 raise StatementsOverlap(sql="BEGIN, inside a transaction of the same task")
             return False
-        if self._committing or self._queued or (self._group is not None and len(self._group.members) >= BODIES_MAX):
+        if self._committing or len(self.line) or (self._group is not None and len(self._group.members) >= BODIES_MAX):
             return False
         member.state = ACTIVE
         self._active = member
         return True
-
-    def _queue(self, member: Member) -> None:
-        if self._queued >= WAITERS_MAX:
-            raise Overloaded(what="the writer's queue", size=self._queued, limit=WAITERS_MAX)
-        member.state = WAITING
-        member.future = self._loop.create_future()
-        self._waiting.append(member)
-        self._queued += 1
-
-    async def _turn(self, member: Member) -> None:
-        context = current_or_none()
-        remaining_s = context.remaining_s() if context is not None else None
-        assert member.future is not None
-        if remaining_s is None:
-            await member.future
-            return
-        timer = self._loop.call_later(remaining_s, self._expire, member, remaining_s)
-        try:
-            await member.future
-        finally:
-            timer.cancel()
-
-    def _expire(self, member: Member, waited_s: float) -> None:
-        if member.state == WAITING and member.future is not None:
-            self._drop(member)
-            member.future.set_exception(DeadlinePassed(what="waiting for the writer", limit_s=waited_s))
 
     async def _begin(self) -> None:
         """BEGIN; the lock can be held only by a foreign program, such as the sqlite3 shell, and is then waited for."""
@@ -283,7 +249,7 @@ class Writer:
     def _withdraw(self, member: Member, raised: BaseException) -> None:
         """Take out a member whose call ends early. Raises what took the writer from it, if that is why."""
         if member.state == WAITING:
-            self._drop(member)
+            self.line.leave(member)
         elif member.state == ACTIVE:
             self._undo(member, None)
         member.state = OUT
@@ -292,11 +258,6 @@ class Writer:
         ours_only = member.task is None or member.task.uncancel() <= member.cancelling
         if raised is not member.evicted and (ours_only or not isinstance(raised, asyncio.CancelledError)):
             raise member.evicted from raised
-
-    def _drop(self, member: Member) -> None:
-        """Take a waiting member out of the count; the queue skips it when it comes up."""
-        member.state = OUT
-        self._queued -= 1
 
     def _undo(self, member: Member, error: DujiangError | None) -> None:
         """End the running body from outside: roll back its savepoint and pass the writer on."""
@@ -311,8 +272,6 @@ class Writer:
                 self._end_savepoint(group, keep=False)
         self._pass_on()
 
-    # ---- the group's side -------------------------------------------------------------------------------------------
-
     def _pass_on(self) -> None:
         """Nobody runs: let the next one run, or commit."""
         self._active = None
@@ -323,19 +282,11 @@ class Writer:
         if group is not None and len(group.members) >= BODIES_MAX:
             self._due.set()
             return
-        waiting = self._waiting
-        while waiting and waiting[0].state != WAITING:
-            waiting.popleft()
-        if waiting:
-            if waiting[0].alone and group is not None:
-                self._due.set()
-                return
-            member = waiting.popleft()
-            self._queued -= 1
-            member.state = ACTIVE
-            self._active = member
-            assert member.future is not None
-            member.future.set_result(None)
+        first = self.line.first()
+        if first is not None and first.alone and group is not None:
+            self._due.set()
+        elif first is not None:
+            self._active = self.line.call()
         elif group is None:
             if self._closing:
                 self._due.set()
@@ -364,7 +315,7 @@ class Writer:
                 self._committing = True
                 try:
                     await self._threads.run(self.driver.execute, "COMMIT")
-                except Exception as cause:
+                except Exception as cause:  # noqa: BLE001  (whatever it is, the members must not wait for ever)
                     self._lose(group, cause)
                 else:
                     self.counts["commits_synced"] += 1
@@ -406,11 +357,8 @@ class Writer:
                 future.set_exception(lost(cause, self.url, member.runs))
             else:
                 again.append(member)
-                member.state = WAITING
-                member.future = self._loop.create_future()
                 future.set_result(False)
-        self._waiting.extendleft(reversed(again))
-        self._queued += len(again)
+        self.line.return_all(again)
 
     def evict(self, member: Member, error: DujiangError) -> None:
         """Roll back the running body, and cancel its task so that `error` reaches its caller."""
@@ -419,8 +367,6 @@ class Writer:
         if member.task is not None and not member.task.done():
             member.cancelling = member.task.cancelling()
             member.task.cancel()
-
-    # ---- the end ----------------------------------------------------------------------------------------------------
 
     async def drain(self, owner: object, grace_s: float) -> None:
         """Let the transactions of one adapter end; after the grace take the writer, and their places, from the rest."""
@@ -434,22 +380,22 @@ class Writer:
             for member in [member for member in self._members if member.owner is owner]:
                 if member.state == ACTIVE:
                     self.evict(member, error)
-                elif member.state == WAITING and member.future is not None:
-                    self._drop(member)
-                    member.future.set_exception(error)
+                else:
+                    self.line.refuse(member, error)
 
     async def close(self) -> None:
         """Commit what is left, copy the log into the data, close. No member may be left."""
         self._closing = True
         self._due.set()
-        await asyncio.wait({self._committer})
+        await ended(self._committer)
         self.watch.stop()
         await self.log.empty()
         self.abandon()
+        self._threads.close(wait=True)  # Its last call has returned, so it ends within microseconds.
         await self._tasks.close()
 
     def abandon(self) -> None:
-        """Close the connection at once; for a writer whose loop is gone."""
+        """Close the connection at once, as if the process had died; for a writer whose loop is gone."""
         self.driver.set_wal_hook(None)
         self.driver.close()
         self._threads.close()

@@ -296,9 +296,10 @@ class ConnectionCases(Suite):
                     assert found is not None
                     found.n = 9
                     await session.flush()
+                    await connection.execute(ADD, 3, 3)
                     try:
                         async with session.begin_nested():
-                            session.add(Row(1, 3))
+                            session.add(Row(3, 4))
                     except (IntegrityFailed, exc.IntegrityError):
                         session.expunge_all()
                     session.add(Row(4, 4))
@@ -306,7 +307,7 @@ class ConnectionCases(Suite):
 
             await database.write(body)
 
-            assert await stored(database) == [(1, 9), (2, 2), (4, 4)]
+            assert await stored(database) == [(1, 9), (2, 2), (3, 3), (4, 4)]
             mapping.dispose()
 
     @case("C8.1", needs="arrays")

@@ -28,10 +28,14 @@ TABLES = (
        ordered INTEGER NOT NULL, active INTEGER NOT NULL)""",
     """CREATE TABLE dj_relay (relay_id INTEGER PRIMARY KEY, owner_lease BIGINT NOT NULL, lease BIGINT NOT NULL,
        floor_seq BIGINT NOT NULL, gaps TEXT NOT NULL)""",
-    """CREATE TABLE dj_ready (""" + WORK_COLUMNS + """, run_at BIGINT NOT NULL, PRIMARY KEY (sub_id, seq)){without} {hot}""",
+    """CREATE TABLE dj_ready ("""
+    + WORK_COLUMNS
+    + """, run_at BIGINT NOT NULL, PRIMARY KEY (sub_id, seq)){without} {hot}""",
     """CREATE INDEX dj_ready_free ON dj_ready (sub_id, run_at, seq) WHERE okey IS NULL""",
     """CREATE UNIQUE INDEX dj_ready_keyed ON dj_ready (sub_id, okey, seq) WHERE okey IS NOT NULL""",
-    """CREATE TABLE dj_running (""" + WORK_COLUMNS + """, lease BIGINT NOT NULL, started_us BIGINT NOT NULL,
+    """CREATE TABLE dj_running ("""
+    + WORK_COLUMNS
+    + """, lease BIGINT NOT NULL, started_us BIGINT NOT NULL,
        PRIMARY KEY (sub_id, seq)){without} {hot}""",
     """CREATE UNIQUE INDEX dj_running_key ON dj_running (sub_id, okey) WHERE okey IS NOT NULL""",
     """CREATE INDEX dj_running_lease ON dj_running (lease)""",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dujiang.module import Invariant, Module
     from dujiang.read import ReadVerb
     from dujiang.react import Reaction
-    from dujiang.runtime import Runtime
+    from dujiang.app.runtime import Runtime
     from dujiang.settings import Settings
     from dujiang.write import Write
 
@@ -117,14 +117,14 @@ class App:
 
         Its own routes may use `tx: Annotated[Tx, Transaction()]`; its engine, tables and migrations stay as they are.
         """
-        from dujiang.attach import attach  # noqa: PLC0415
+        from dujiang.app.attach import attach  # noqa: PLC0415
 
         attach(self, fastapi)
 
     @asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
         """Run one copy for the block; yields the lifespan state under which requests find it."""
-        from dujiang.runtime import Runtime  # noqa: PLC0415
+        from dujiang.app.runtime import Runtime  # noqa: PLC0415
         from dujiang.settings import resolve  # noqa: PLC0415
 
         runtime = Runtime(self, self.settings or resolve())

@@ -1,0 +1,145 @@
+"""Composition: what follows from an app's declarations alone; made once, shared by every running copy of the app.
+
+Which parameter of a handler is the body, which ones the app provides, what the answer's type is for a client, and the
+FastAPI application with a route for each verb.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from dujiang.gateway.handler import provided, where_of
+from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_model
+from dujiang.kernel.errors import Declared, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+
+    from dujiang.app.declaration import App
+
+
+class Composition:
+    """The routes and signatures of an app.
+
+    Args:
+        app: The declaration.
+
+    Raises:
+        Declared: When a handler has two bodies, or a column type that is not portable.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._provided = {verb: provided(verb.handler, app.provide) for verb in app.verbs()}
+        self._bodies = {verb: self._find_body(verb) for verb in app.verbs()}
+
+    def provided(self, verb: Any) -> dict[str, Any]:
+        """What the app injects into a verb, by parameter."""
+        return self._provided[verb]
+
+    def body_name(self, verb: Any) -> str | None:
+        """The parameter that is the request's body, or None."""
+        return self._bodies[verb]
+
+    def body_type(self, verb: Any) -> Any:
+        """The type of the body as a client sends it."""
+        name = self.body_name(verb)
+        if name is None:
+            return None
+        hint = verb.handler.parameters[name][0]
+        return get_args(hint)[0] if getattr(verb, "batch", 0) else hint
+
+    def answer_type(self, verb: Any) -> Any:
+        """The type of the answer as a client gets it."""
+        hint = verb.handler.answer
+        if getattr(verb, "batch", 0) and get_origin(hint) is list:
+            hint = get_args(hint)[0]
+        members = [member for member in get_args(hint) if not (isinstance(member, type) and issubclass(member, Refusal))]
+        if members and len(members) < len(get_args(hint)):
+            union = members[0]
+            for member in members[1:]:
+                union = union | member
+            return union
+        return hint
+
+    def _find_body(self, verb: Any) -> str | None:
+        if verb.kind == "react":
+            return None
+        names = [
+            name
+            for name, (hint, _) in verb.handler.parameters.items()
+            if name not in self._provided[verb] and is_model(hint)
+        ]
+        if len(names) > 1:
+            where = where_of(verb.function)
+            raise Declared(where=where, what=f"has two bodies: {', '.join(names)}", how="put them into one model")
+        return names[0] if names else None
+
+    @cached_property
+    def routes(self) -> list[VerbRoute]:
+        """A route for each verb that has one, aliases included."""
+        return [VerbRoute(spec) for spec in self._specs()]
+
+    @cached_property
+    def table(self) -> Table:
+        """The routes by method and path."""
+        return Table(self.routes)
+
+    def _specs(self) -> Iterator[RouteSpec]:
+        for verb in self.app.verbs():
+            if verb.kind == "react" or verb.route is None:
+                continue
+            for place, text in enumerate((verb.route, *getattr(verb, "aliases", ()))):
+                method, path = text.split(" ", 1)
+                options = dict(verb.options)
+                options.setdefault("status_code", verb.status)
+                options.setdefault("operation_id", verb.name.replace(".", "_") + (f"_{place}" if place else ""))
+                yield RouteSpec(
+                    verb=verb,
+                    handler=verb.handler,
+                    method=method,
+                    path=path,
+                    provided=frozenset(self._provided[verb]),
+                    takes_key=verb.kind == "write",
+                    key_required=getattr(verb, "key_required", False),
+                    options=options,
+                    body_name=self.body_name(verb),
+                    body_type=self.body_type(verb),
+                    answer_type=self.answer_type(verb),
+                )
+
+    @cached_property
+    def fastapi(self) -> FastAPI:
+        """The FastAPI application: OpenAPI, documentation pages, and the routes as fall-back of the table."""
+        from fastapi import FastAPI  # noqa: PLC0415
+
+        application = FastAPI(title=self.app.title, version=self.app.version, redirect_slashes=False)
+        application.router.routes.extend(self.routes)
+        for path, mounted in self.app.mounts:
+            application.mount(path, mounted)
+        return application
+
+    @cached_property
+    def fallback(self) -> Any:
+        """The FastAPI application's router without its outer error pages: errors come out as exceptions."""
+        application = self.fastapi
+
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            scope["app"] = application
+            await application.router(scope, receive, send)
+
+        return serve
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Every route and reaction, for `dujiang routes`."""
+        for verb in self.app.verbs():
+            common = {"kind": verb.kind, "name": verb.name, "handler": where_of(verb.function)}
+            if verb.kind == "react":
+                yield {"method": "", "path": verb.event.event_name, **common}
+            for text in (verb.route, *getattr(verb, "aliases", ())):
+                if text:
+                    method, path = text.split(" ", 1)
+                    yield {"method": method, "path": path, **common}

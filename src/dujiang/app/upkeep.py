@@ -1,0 +1,74 @@
+"""Upkeep: what a running copy does beside its work: sample the outbox, clean, make partitions, count what waits."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from dujiang.kernel.errors import DujiangError
+from dujiang.kernel.tasks import ended
+from dujiang.messaging.outbox import backlog
+from dujiang.messaging.work import COUNTS
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from dujiang.app.runtime import Runtime
+
+logger = logging.getLogger("dujiang.app.upkeep")
+
+SAMPLE_S = 1.0
+CLEAN_S = 30.0
+
+
+class Upkeep:
+    """The service; one loop, a look each second, a cleaning each half minute.
+
+    Args:
+        runtime: The running copy.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look once, then go on in the background."""
+        await self._sample()
+        self._task = self._runtime.node.tasks.spawn(self._run(), name="upkeep")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await ended(self._task)
+
+    async def _run(self) -> None:
+        clock, entropy = self._runtime.node.clock, self._runtime.node.entropy
+        clean_at = clock.monotonic() + CLEAN_S * entropy.random()
+        while True:
+            await clock.sleep(SAMPLE_S * entropy.uniform(0.9, 1.1))
+            try:
+                await self._sample()
+                if clock.monotonic() >= clean_at:
+                    clean_at = clock.monotonic() + CLEAN_S
+                    await self._clean()
+            except DujiangError as error:
+                logger.warning("upkeep waits: %s", error)
+
+    async def _sample(self) -> None:
+        gauge = self._runtime.gauge
+        gauge.size, gauge.oldest_us = await backlog(self._runtime.database)
+        now_us = self._runtime.node.clock.now_us()
+        age_s = 0.0 if gauge.oldest_us is None else max(0.0, (now_us - gauge.oldest_us) / 1e6)
+        self._runtime.metrics.outbox(gauge.size, age_s)
+
+    async def _clean(self) -> None:
+        runtime = self._runtime
+        await runtime.cleaner.prepare()
+        if runtime.relay.owns:  # One process cleans; the others would only meet it.
+            while await runtime.cleaner.clean() > 0 or await runtime.idempotency.clean() > 0:
+                await runtime.node.clock.sleep(0.02)
+        rows = await runtime.database.read(lambda connection: connection.fetch(COUNTS))
+        for name, ready, running, dead in rows:
+            runtime.metrics.waiting(name, ready, running, dead)

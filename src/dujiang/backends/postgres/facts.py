@@ -1,0 +1,47 @@
+"""Facts: what the server says about itself and about our sessions on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dujiang.data.sql import Sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ONE = Sql("facts_one", "SELECT 1", "Finds out whether the server answers.")
+
+DURABILITY = Sql(
+    "facts_durability",
+    "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes',"
+    " 'server_version', 'synchronous_standby_names') ORDER BY name",
+    "Reads the settings that decide what an acknowledgement means.",
+)
+
+END_SESSIONS = Sql(
+    "facts_end_sessions",
+    "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()"
+    " AND pid <> pg_backend_pid() AND pg_terminate_backend(pid)",
+    "Ends the server processes of one node.",
+)
+
+ON_STANDBY = {
+    "on": "on the disk of the primary and of the standbys in synchronous_standby_names",
+    "remote_write": "on the disk of the primary, and received by the standbys in synchronous_standby_names",
+    "remote_apply": "on the disk of the primary, and on disk and visible on the standbys in synchronous_standby_names",
+}
+
+
+def meaning(settings: Mapping[str, str]) -> str:
+    """One sentence: what has happened to a write when it is acknowledged."""
+    level = settings.get("synchronous_commit", "on")
+    if settings.get("fsync") == "off":
+        return "an acknowledged write may be lost when the machine stops: fsync is off"
+    if level == "off":
+        return "an acknowledged write may be lost when the server stops: synchronous_commit is off"
+    if settings.get("synchronous_standby_names") and level in ON_STANDBY:
+        where = ON_STANDBY[level]
+    else:
+        where = "on the disk of the primary; it survives a crash, and not the loss of that disk"
+    torn = settings.get("full_page_writes") == "off"
+    return f"an acknowledged write is {where}" + ("; full_page_writes is off: a torn page may lose it" if torn else "")

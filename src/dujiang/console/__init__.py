@@ -1,0 +1,1 @@
+"""Console: the operations API under /_dj/, health and metrics."""
