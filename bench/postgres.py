@@ -13,20 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import signal
-import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
-from bench.environments import home, tool
-from bench.processes import READY_S_MAX, SideFailed, free_port, log_of, log_tail
+from bench.environments import SetupFailed, home
+from bench.processes import SideFailed
+from dujiang.testing.servers import BinaryMissing, PostgresServer, ServerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +29,8 @@ if TYPE_CHECKING:
     from bench.runner import Checks
 
 SETTINGS = {
-    "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    "max_connections": "200",
     "shared_buffers": "512MB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
@@ -65,13 +58,10 @@ class Flushes:
 class Postgres:
     """The running server. Methods block: the caller is a script, not a server."""
 
-    def __init__(self, port: int, user: str) -> None:
-        self.port = port
-        self.user = user
-
-    def url(self, database: str = "postgres") -> str:
-        """`postgresql://user@127.0.0.1:port/database`."""
-        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+    def __init__(self, server: PostgresServer) -> None:
+        self.url = server.url
+        assert server.folder is not None
+        self.folder = server.folder
 
     def execute(self, statements: str, *, database: str = "postgres") -> None:
         """Run statements as one script, without a transaction around them unless there are several."""
@@ -125,57 +115,28 @@ class Postgres:
         seen = {name: self.value(f"SHOW {name}") for name in MUST_BE_ON}
         checks.state("PostgreSQL runs with " + ", ".join(MUST_BE_ON), all(v == "on" for v in seen.values()), seen)
         overrides = self.value("SELECT count(*) FROM pg_db_role_setting")
+        same = self.folder.stat().st_dev == home().stat().st_dev
+        checks.state("PostgreSQL's data lie on the disk that the probe reads", same, self.folder)
         checks.state("no role or database overrides a setting", overrides == 0, overrides)
 
 
 @contextlib.contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A private server on a free port, its data in a new folder on the disk that the probe reads; removed at the end.
+    """A private server on a free port, with fsync; gone at the end.
 
     Raises:
         SetupFailed: If PostgreSQL is not installed.
         SideFailed: If it does not start.
     """
-    initdb, program = tool("initdb", package="postgresql"), tool("postgres", package="postgresql")
-    with tempfile.TemporaryDirectory(prefix="dujiang-bench-", dir=_reachable()) as name:
-        folder, port = Path(name), free_port()
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-        data = folder / "data"
-        made = [initdb, "-D", str(data), "-A", "trust", "-U", "bench", "--locale=C", "-E", "UTF8", "--no-instructions"]
-        done = subprocess.run(made, capture_output=True, text=True, check=False, cwd="/", **_owner())
-        if done.returncode != 0:
-            raise SideFailed(f"initdb failed: {done.stderr}")
-        settings = SETTINGS | {"port": str(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
-        words = [word for setting in settings.items() for word in ("-c", "=".join(setting))]
-        with log_of("postgres").open("wb") as log:
-            process = subprocess.Popen(
-                [program, "-D", str(data), *words], stdout=log, stderr=log, cwd="/", start_new_session=True, **_owner()
-            )
-        try:
-            server = Postgres(port, "bench")
-            _wait_ready(server, process)
-            yield server
-        finally:
-            process.send_signal(signal.SIGINT)  # Its fast shutdown: sessions are ended, nothing is waited for.
-            process.wait()
-
-
-def _owner() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root; for root it runs as the user that its package made."""
-    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def _reachable() -> Path:
-    """The cache folder; for root /var/tmp, since the server's user may not enter root's home."""
-    return Path("/var/tmp") if os.geteuid() == 0 else home()  # The folder made in it is private.
-
-
-def _wait_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:
-    until = time.perf_counter() + READY_S_MAX
-    while process.poll() is None and time.perf_counter() < until:
-        with contextlib.suppress(OSError, asyncpg.PostgresError):
-            server.value("SELECT 1")
-            return
-        time.sleep(0.05)
-    raise SideFailed(f"PostgreSQL did not start\n{log_tail('postgres')}")
+    tempfile.tempdir = str(home())  # The server's folder is made there; the usual /tmp may lie in memory.
+    server = PostgresServer(fsync=True, max_connections=200, settings=SETTINGS)
+    try:
+        server.start()
+    except BinaryMissing as cause:
+        raise SetupFailed(f"{cause}; {cause.cure.format(package=cause.package)}") from None
+    except ServerFailed as cause:
+        raise SideFailed(str(cause)) from None
+    try:
+        yield Postgres(server)
+    finally:
+        server.close()

@@ -6,17 +6,31 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.environments import BENCH, ROOT, home
+from dujiang.testing.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+__all__ = [
+    "Command",
+    "SideFailed",
+    "free_port",
+    "log_of",
+    "log_tail",
+    "running",
+    "slug",
+    "start",
+    "stop",
+    "uvicorn",
+    "wait_answer",
+]
 
 READY_S_MAX = 30.0
 STOP_S_MAX = 15.0
@@ -106,13 +120,6 @@ def wait_answer(name: str, process: subprocess.Popen[bytes], port: int, path: st
             pass
         time.sleep(0.01)
     raise SideFailed(f"{name} did not answer within {waited_s:.0f} s\n{log_tail(name)}")
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def log_of(name: str) -> Path:

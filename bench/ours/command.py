@@ -18,7 +18,7 @@ def up(app: str, port: int, store: str) -> Command:
         store: postgresql:// URL, or the path of an SQLite file; what else the process keeps goes beside the file.
     """
     program = str(Path(sys.executable).with_name("dujiang"))
-    url = store if "://" in store else f"sqlite:{store}"
+    url = store if "://" in store else f"sqlite:///{store}"
     data = home() / "data" / "ours" if url is store else Path(store).parent
     words = (program, "up", app, "--port", str(port), "--database", url, "--data", str(data))
     # BENCH_STORE tells shop.py which settings to read back; PYTHONPATH lets `dujiang` find `bench`.

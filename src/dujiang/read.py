@@ -10,9 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from pydantic import TypeAdapter
-
 from dujiang.gateway.problems import JSON_HEADERS, Answer, NotFound
+from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import current
 from dujiang.kernel.errors import DeadlinePassed
 from dujiang.messaging.tx import Read as ReadSession
@@ -77,8 +76,7 @@ class BoundRead:
         self.verb = verb
         self._provided = dict(provided)
         self._database = database
-        self.answer_type = TypeAdapter(answer_type)
-        self._dump = self.answer_type.serializer.to_json
+        self._codec: Codec[Any] = Codec(answer_type)
 
     async def value(self, values: Mapping[str, Any]) -> Any:
         """Run the read and return what the function returns."""
@@ -101,4 +99,4 @@ class BoundRead:
         value = await self.value(call.values)
         if value is None:
             raise NotFound(what=call.target)
-        return Answer(self.verb.status, list(JSON_HEADERS), self._dump(value))
+        return Answer(self.verb.status, list(JSON_HEADERS), self._codec.encode(value))

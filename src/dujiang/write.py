@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
-
-from pydantic import TypeAdapter
 
 from dujiang.data.transaction import transact
 from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
 from dujiang.gateway.problems import Answer, JSON_HEADERS, problem
 from dujiang.gateway.routes import Call
+from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import current
 from dujiang.kernel.errors import DeadlinePassed, Refusal
 from dujiang.telemetry.tracing import span
@@ -78,6 +78,12 @@ class Write(Generic[P, T]):
         return self.function(*args, **kwargs)
 
 
+class StoredRefusal(Refusal):
+    """A refusal that was stored under the idempotency key and is given again."""
+
+    code = "refused_before"
+
+
 class BoundWrite:
     """A write inside one running copy.
 
@@ -110,8 +116,7 @@ class BoundWrite:
         self._database = database
         self._idempotency = idempotency
         self._make_tx = lambda connection, now_us: make_tx(connection, now_us, None)
-        self.answer_type = TypeAdapter(answer_type)
-        self._dump = self.answer_type.serializer.to_json
+        self._codec: Codec[Any] = Codec(answer_type)
         self._line: list[tuple[Any, Key | None, asyncio.Future[Answer]]] = []
         self._flushing = 0
 
@@ -121,6 +126,14 @@ class BoundWrite:
             return await self._run(call, None)
         key = self._key(call)
         return await self._idempotency.once(key, lambda: self._keyed(call, key))
+
+    async def value(self, call: Call) -> Any:
+        """Run the write and return what its function returned; a replay returns the stored answer."""
+        answer = await self.respond(call)
+        if answer.status >= 400:
+            stored = json.loads(answer.body)
+            raise StoredRefusal(stored["detail"], code=stored["code"])
+        return None if not answer.body else self._codec.adapter.validate_json(answer.body)
 
     def _key(self, call: Call) -> Key:
         context = current()
@@ -155,7 +168,7 @@ class BoundWrite:
         """The answer of a returned value: the bytes that are stored and sent."""
         if value is None:
             return Answer(204 if self.verb.status in (200, 201) else self.verb.status, [], b"")
-        return Answer(self.verb.status, list(JSON_HEADERS), self._dump(value))
+        return Answer(self.verb.status, list(JSON_HEADERS), self._codec.encode(value))
 
     # One call, one transaction ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, case, delete, exists, func, insert, literal, select, text, tuple_, update
@@ -113,7 +113,7 @@ item = sa.Table(
     sa.Column("wrapped", Wrapped),
 )
 
-part = Part.__table__
+part = cast("sa.Table", Part.__table__)
 
 made = sa.Table(
     "made",
@@ -226,6 +226,10 @@ def of(statement: Any, params: Any = None) -> Callable[[], Built]:
     return lambda: (statement, params)
 
 
+inner = select(i.id, i.qty).where(i.qty > 0).subquery()
+beside = select(p.label).where(p.item == i.id).lateral()
+counted = counting()
+
 CASES = [
     # Reading.
     Case("all columns", lambda: (select(item).order_by(i.id), None)),
@@ -242,7 +246,7 @@ CASES = [
     Case("unused parameters", of(select(i.id).where(i.id == bindparam("wanted")), {"wanted": 2, "more": 1})),
     Case("no rows", lambda: (select(item).where(i.id == 99), None)),
     Case("null", lambda: (select(i.id, i.price).where(i.price.is_(None)), None)),
-    Case("null as value", lambda: (select(literal(None).label("nothing"), sa.null().label("null")), None)),
+    Case("null as value", lambda: (select(literal(None).label("empty"), sa.null().label("null")), None)),
     Case(
         "literals",
         lambda: (select(literal("a'b").label("s"), literal(5), literal(2.5), literal(True), literal(b"x")), None),
@@ -290,7 +294,7 @@ CASES = [
     Case(
         "subquery",
         lambda: (
-            (lambda s: select(s.c.id, s.c.qty + 1).order_by(s.c.id))(select(i.id, i.qty).where(i.qty > 0).subquery()),
+            select(inner.c.id, inner.c.qty + 1).order_by(inner.c.id),
             None,
         ),
     ),
@@ -305,7 +309,7 @@ CASES = [
     Case("in subquery", lambda: (select(i.id).where(i.id.in_(select(p.item).where(p.label == "y"))), None)),
     Case("with", lambda: (select(deep.c.id).order_by(deep.c.id), None)),
     Case("with, without a table", lambda: (select(numbers.c.n).order_by(numbers.c.n), None)),
-    Case("with recursive", lambda: ((lambda c: select(c.c.n).order_by(c.c.n))(counting()), None)),
+    Case("with recursive", lambda: (select(counted.c.n).order_by(counted.c.n), None)),
     Case(
         "union",
         lambda: (
@@ -332,14 +336,13 @@ CASES = [
     Case(
         "values",
         lambda: (select(sa.values(sa.column("a", sa.Integer), name="v").data([(1,), (2,)])), None),
+        short=False,
         only="postgresql",
     ),
     Case(
         "lateral",
         lambda: (
-            (lambda s: select(i.id, s.c.label).join(s, sa.true()).order_by(i.id, s.c.label))(
-                select(p.label).where(p.item == i.id).lateral()
-            ),
+            select(i.id, beside.c.label).join(beside, sa.true()).order_by(i.id, beside.c.label),
             None,
         ),
         only="postgresql",
@@ -409,7 +412,7 @@ CASES = [
     # Writing.
     Case("insert of every type", of(insert(item), FULL)),
     Case("insert of values", lambda: (insert(item).values(**FULL), None)),
-    Case("insert of nulls", of(insert(item), {name: None for name in FULL} | {"id": 10, "name": "n", "qty": 0})),
+    Case("insert of nulls", of(insert(item), dict.fromkeys(FULL) | {"id": 10, "name": "n", "qty": 0})),
     Case("insert with defaults", of(insert(item), {"id": 10, "name": "plain"})),
     Case(
         "insert of an expression",

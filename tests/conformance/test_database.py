@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from dujiang.backends.postgres.database import PostgresDatabase
+from dujiang.backends.sqlite import line
+from dujiang.backends.sqlite.database import SqliteDatabase
 from dujiang.kernel.node import Node
 from dujiang.testing.conformance.database import DatabaseConformance
 from dujiang.testing.servers import PostgresServer
@@ -47,3 +50,20 @@ def test_no_case_is_left_out_on_postgres() -> None:
     """PostgreSQL has every capability that a case asks for."""
     assert TestPostgres.excluded == {}
 
+
+class TestSqlite(DatabaseConformance, capabilities=SqliteDatabase.capabilities):
+    """The embedded store keeps every promise of the port that one writer can be asked for."""
+
+    lanes = 1
+    waiters_max = 40
+
+    @pytest.fixture(autouse=True)
+    def _store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = f"sqlite:///{tmp_path}/app.db"
+        monkeypatch.setattr(line, "WAITERS_MAX", self.waiters_max)
+
+    async def open_database(self) -> SqliteDatabase:
+        """One more database object on the file."""
+        database = SqliteDatabase(self.url, Node.system("conformance"))
+        await database.start()
+        return database

@@ -8,7 +8,8 @@ what is left in the tables have to be equal.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,7 @@ from sqlalchemy.dialects import postgresql
 from dujiang.backends.postgres.database import PostgresDatabase
 from dujiang.backends.sqlite.database import SqliteDatabase
 from dujiang.data.columns import ColumnRefused
-from dujiang.data.database import IntegrityFailed, WriteInRead
+from dujiang.data.database import IntegrityFailed, TransactionFailed, WriteInRead
 from dujiang.data.statements import Result, execute, execute_whole, prepare, refuse_write, writes
 from dujiang.kernel.node import Node
 from dujiang.testing.servers import PostgresServer
@@ -35,18 +36,10 @@ DATABASES = ["sqlite", "postgresql"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=DATABASES)
-async def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    """A store with the tables and a few rows, on each database."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Any]]:
+    """A store of each kind, with the tables and a few rows."""
     node = Node.system("statements")
-    server = PostgresServer() if request.param == "postgresql" else None
-    store: Database
-    if server is None:
-        store = SqliteDatabase(f"sqlite:///{tmp_path_factory.mktemp('statements')}/app.db", node)
-    else:
-        server.start()
-        store = PostgresDatabase(server.url(), node)
-    await store.start()
 
     async def fill(connection: Connection) -> None:
         async with connection.orm_connection() as whole:
@@ -54,11 +47,23 @@ async def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
             await whole.execute(insert(item), SEEDS)
             await whole.execute(insert(part), PART_SEEDS)
 
-    await store.write(fill)
-    yield store
-    await store.stop()
-    if server is not None:
-        server.close()
+    with PostgresServer() as server:
+        made: dict[str, Any] = {
+            "sqlite": SqliteDatabase(f"sqlite:///{tmp_path_factory.mktemp('statements')}/app.db", node),
+            "postgresql": PostgresDatabase(server.url(), node),
+        }
+        for store in made.values():
+            await store.start()
+            await store.write(fill)
+        yield made
+        for store in made.values():
+            await store.stop()
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, stores: dict[str, Any]) -> Database:
+    """Each of the stores."""
+    return cast("Database", stores[request.param])
 
 
 async def undone(connection: Connection, run: Callable[[], Awaitable[Result]]) -> tuple[Any, ...]:
@@ -102,9 +107,9 @@ async def test_both_ways_agree(tried: Case, database: Database) -> None:
     assert isinstance(params, list) or (prepare(statement, dialect, first) is not None) == tried.short
 
     async with database.held() as connection:
-        whole = await undone(connection, lambda: execute_whole(connection, statement, params))
+        whole = await undone(connection, partial(execute_whole, connection, statement, params))
         for again in (statement, statement, tried.build()[0]):
-            short = await undone(connection, lambda again=again: execute(connection, dialect, again, params))
+            short = await undone(connection, partial(execute, connection, dialect, again, params))
             assert short == whole
 
 
@@ -178,7 +183,7 @@ async def test_many_sets_count_all_rows(database: Database) -> None:
 
 async def test_sets_of_unequal_names_are_each_run_as_they_are(database: Database) -> None:
     """A set of a list that names more columns than the first one writes them all."""
-    sets = [{"id": 8, "item": 1}, {"id": 9, "item": 1, "label": "own"}]
+    sets: list[dict[str, Any]] = [{"id": 8, "item": 1}, {"id": 9, "item": 1, "label": "own"}]
     async with database.held() as connection:
         await connection.savepoint("here")
         done = await execute(connection, database.dialect, insert(part), sets)
@@ -212,12 +217,20 @@ async def test_a_value_that_does_not_fit_is_refused(database: Database, whole: b
                 )
 
 
-async def test_a_failing_statement_says_why_in_our_words(database: Database) -> None:
-    """A broken constraint is the port's error."""
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_failing_statement_says_why_in_our_words(database: Database, whole: bool) -> None:
+    """A broken constraint is the port's error on both ways, and the transaction then takes no statement."""
+    params = {"id": 1, "name": "again"}
     async with database.held() as connection:
         await connection.savepoint("here")
         with pytest.raises(IntegrityFailed):
-            await execute(connection, database.dialect, insert(item), {"id": 1, "name": "again"})
+            await (
+                execute_whole(connection, insert(item), params)
+                if whole
+                else execute(connection, database.dialect, insert(item), params)
+            )
+        with pytest.raises(TransactionFailed):
+            await execute_whole(connection, select(item), None)
         await connection.rollback_to("here")
 
 
@@ -226,8 +239,8 @@ async def test_a_write_is_known_as_one() -> None:
     gone = sa.delete(part).returning(part.c.id).cte("gone")
     for write in (insert(item), update(item), sa.delete(item), postgresql.insert(item), select(gone)):
         assert writes(write)
-    for write in ("delete from x", "WITH a AS (DELETE FROM x RETURNING 1) SELECT 1", "vacuum"):
-        assert writes(text(write))
+    for bare in ("delete from x", "WITH a AS (DELETE FROM x RETURNING 1) SELECT 1", "vacuum"):
+        assert writes(text(bare))
     assert not writes(select(item))
     assert not writes(text(" SELECT 1"))
     with pytest.raises(WriteInRead):

@@ -4,7 +4,7 @@
     python -m tests.tidy.api --write    makes `api.txt` say what the code says
 
 Public is what `dujiang.__all__` and `dujiang.columns.__all__` list, with the public methods and properties of listed
-classes. A method that a class only inherits from outside of Dujiang is not ours to promise and is not listed.
+classes. What a class inherits from outside of Dujiang, or overrides there, is not ours to promise and is not listed.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ def lines_of_member(name: str, value: Any) -> Iterator[str]:
 
 
 def members(value: type) -> Iterator[str]:
-    """The public names that a class, or a base of it that is ours, defines."""
-    ours = [base for base in value.__mro__ if base.__module__.partition(".")[0] == value.__module__.partition(".")[0]]
+    """The public names that a class, or a base of it that is ours, adds to what it has from others."""
+    root = value.__module__.partition(".")[0]
+    ours = [base for base in value.__mro__ if base.__module__.partition(".")[0] == root]
+    foreign = {name for base in value.__mro__ if base not in ours for name in vars(base)}
     fields = {field for base in ours for field in getattr(base, "__dataclass_fields__", ())}
-    yield from {name for base in ours for name in vars(base) if not name.startswith("_")} - fields - {"model_config"}
+    yield from {name for base in ours for name in vars(base) if not name.startswith("_")} - fields - foreign
 
 
 def kind(value: Any) -> str:
@@ -81,19 +83,40 @@ def kind(value: Any) -> str:
 def signature(value: Any) -> str:
     """The signature as it is written; `(...)` where Python knows none."""
     try:
-        return plain(str(inspect.signature(value)))
+        known = inspect.signature(value)
     except (TypeError, ValueError):
         return "(...)"
+    empty = inspect.Parameter.empty
+    parameters = [
+        parameter if parameter.annotation is empty else parameter.replace(annotation=Written(parameter.annotation))
+        for parameter in known.parameters.values()
+    ]
+    answer = known.return_annotation
+    return plain(str(known.replace(parameters=parameters, return_annotation=empty))) + (
+        "" if answer is empty else f" -> {Written(answer)!r}"
+    )
+
+
+class Written:
+    """An annotation that shows itself as it is written in the code, without quotes."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
+
+    def __repr__(self) -> str:
+        text = self.annotation if isinstance(self.annotation, str) else inspect.formatannotation(self.annotation)
+        return plain(text)
 
 
 def arrow(value: Any) -> str:
     """The type that a property answers with."""
-    return f" -> {plain(str(annotation))}" if (annotation := value.__annotations__.get("return")) else ""
+    annotation = value.__annotations__.get("return", inspect.Parameter.empty)
+    return "" if annotation is inspect.Parameter.empty else f" -> {Written(annotation)!r}"
 
 
 def plain(text: str) -> str:
     """The text without what differs between Python versions and machines."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", text).replace("'", "").replace('"', "")
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
     return re.sub(r"\b(?:typing|collections\.abc|datetime|builtins)\.(?=[A-Za-z])", "", text)
 
 

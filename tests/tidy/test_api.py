@@ -24,7 +24,7 @@ class TestTheChecker:
     def test_functions_classes_and_values_have_a_line_each(self) -> None:
         """Names stand in the order of the alphabet, signatures as they are written, private ones not at all."""
         text = (
-            "async def write(path: str, *, key: 'str | None' = None) -> int: ...\n"
+            "async def write(path: str, *, key: str | None = None, kind: str = 'x') -> int: ...\n"
             "class Tx:\n"
             "    LIMIT = 3\n"
             "    def __init__(self, name: str) -> None: ...\n"
@@ -45,7 +45,7 @@ class TestTheChecker:
             "value face.Tx.LIMIT",
             "def face.Tx.make(cls) -> None",
             "property face.Tx.now -> int",
-            "async def face.write(path: str, *, key: str | None = None) -> int",
+            "async def face.write(path: str, *, key: str | None = None, kind: str = 'x') -> int",
         ]
 
     def test_a_changed_signature_is_seen(self) -> None:

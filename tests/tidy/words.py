@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from tests.tidy.source import FunctionNode, Source, docstring_node
 
-SHORT = 20
+SHORT = 12
 
 
 def undocumented_module(source: Source) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.backends.table import load
 from dujiang.app.composition import Composition
+from dujiang.app.counting import Counting
 from dujiang.console.operations import Operations
 from dujiang.data.process import ProcessLease
 from dujiang.data.transaction import transact
@@ -37,6 +38,7 @@ from dujiang.read import BoundRead, ReadVerb
 from dujiang.app.schema import Schema
 from dujiang.telemetry.health import Health
 from dujiang.telemetry.metrics import Metrics
+from dujiang.telemetry.watch import LoopWatch
 from dujiang.app.upkeep import Upkeep
 from dujiang.write import BoundWrite, Write
 
@@ -105,7 +107,8 @@ class Runtime:
         self.settings = settings
         self.node = node or Node.system(settings.instance or None)
         self.metrics = Metrics()
-        self.health = Health(self.node)
+        self.counting = Counting(self.metrics)
+        self.health = Health(self.node.clock)
         self.database: Database = load("database", settings.database)(settings.database, self.node)
         self.broker: Broker = load("broker", settings.broker)(settings.broker, self.node, self.database)
         self.schema = Schema(self.database, app.modules)
@@ -157,6 +160,7 @@ class Runtime:
                 ("relay", self.relay),
                 ("consumers", Step(self._start_consumers, self._stop_consumers)),
                 ("upkeep", Upkeep(self)),
+                ("watch", LoopWatch(self.node, self.metrics.histogram("dujiang_loop_lag_seconds"))),
                 ("ready", Step(self._ready, self._leave)),
             ]
         )
@@ -206,11 +210,11 @@ class Runtime:
             await consumer.stop(self.settings.grace_s)
 
     async def _ready(self) -> None:
-        self.health.add("database", self.database.health)
-        self.health.ready_now()
+        self.health.add("database", self.database.health)  # type: ignore[arg-type]
+        self.health.state = "ready"
 
     async def _leave(self) -> None:
-        self.health.stopping_now()
+        self.health.state = "stopping"
 
     def _lease_lost(self) -> None:
         for consumer in self.consumers:
@@ -293,13 +297,13 @@ class Runtime:
 
     def observe(self, route: str, method: str, status: int, took_s: float) -> None:
         """Count a request."""
-        self.metrics.request(route, method, status, took_s)
+        self.counting.request(route, method, status, took_s)
 
     def _worked(self, worked: Worked) -> None:
-        self.metrics.work(worked.subscription, worked.outcome, worked.took_s, worked.delay_s)
+        self.counting.worked(worked)
 
     def _passed(self, batch: list[Message]) -> None:
-        self.metrics.relayed(len(batch))
+        self.counting.relayed(len(batch))
 
     # Operations -------------------------------------------------------------------------------------------------------
 

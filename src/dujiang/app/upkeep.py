@@ -61,7 +61,7 @@ class Upkeep:
         gauge.size, gauge.oldest_us = await backlog(self._runtime.database)
         now_us = self._runtime.node.clock.now_us()
         age_s = 0.0 if gauge.oldest_us is None else max(0.0, (now_us - gauge.oldest_us) / 1e6)
-        self._runtime.metrics.outbox(gauge.size, age_s)
+        self._runtime.counting.outbox(gauge.size, age_s)
 
     async def _clean(self) -> None:
         runtime = self._runtime
@@ -70,5 +70,5 @@ class Upkeep:
             while await runtime.cleaner.clean() > 0 or await runtime.idempotency.clean() > 0:
                 await runtime.node.clock.sleep(0.02)
         rows = await runtime.database.read(lambda connection: connection.fetch(COUNTS))
-        for name, ready, running, dead in rows:
-            runtime.metrics.waiting(name, ready, running, dead)
+        for name, ready, _, dead in rows:
+            runtime.counting.waiting(name, ready, dead)

@@ -11,6 +11,7 @@ DATA/operator.token; both are readable by their owner only.
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from dujiang.cli.exits import CONFIG, DATA, INTERNAL, UNAVAILABLE
 from dujiang.cli.marks import read_address, read_token
 from dujiang.data.database import StoreInUse
 from dujiang.kernel.errors import DujiangError
+from dujiang.settings import file_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -98,6 +100,18 @@ class OwnerRefused(DujiangError):
             self.exit_code = DATA if self.answered < 500 else INTERNAL
 
 
+@dataclass(eq=False, kw_only=True)
+class StoreMissing(DujiangError):
+    """There is no store where the settings say."""
+
+    code = "store_missing"
+    move = "fix"
+    says = "there is no store at {path}"
+    cure = "run the command in the application's folder, or name the folder of the store with --data"
+
+    path: str
+
+
 class LocalDesk:
     """Works in the store."""
 
@@ -123,7 +137,7 @@ class LocalDesk:
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
         found = await self._runtime.audit()
-        return [{"invariant": violation.invariant, "rows": list(violation.rows)} for violation in found]
+        return [dataclasses.asdict(violation) for violation in found]
 
 
 class RemoteDesk:
@@ -142,13 +156,13 @@ class RemoteDesk:
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
         answer = self._ask("GET", f"/_dj/deadletters?subscription={quote(subscription, safe='')}&limit={limit}")
-        return self._rows(answer, "deadletters")
+        return self._rows(answer, "a list of letters")
 
     async def show(self, dead_id: int) -> Letter:
         """One dead letter."""
         letter = self._ask("GET", f"/_dj/deadletters/{dead_id}")
-        if "id" not in letter:
-            raise self._strange("id")
+        if not isinstance(letter, dict) or "id" not in letter:
+            raise self._strange("a letter")
         return letter
 
     async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
@@ -161,9 +175,9 @@ class RemoteDesk:
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
-        return self._rows(self._ask("POST", "/_dj/audit"), "violations")
+        return self._rows(self._ask("POST", "/_dj/audit"), "a list of violations")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> Letter:
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         """One request. A plain blocking one: a command has nothing else to do meanwhile."""
         url = f"http://{self._host}:{self._port}"
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
@@ -181,31 +195,30 @@ class RemoteDesk:
             connection.close()
         answer = parsed(raw)
         if response.status >= 300:
-            what = str(answer.get("detail") or answer.get("title") or "the request was refused")
+            problem = answer if isinstance(answer, dict) else {}
+            what = str(problem.get("detail") or problem.get("title") or "the request was refused")
             raise OwnerRefused(what=what, answered=response.status, reason=response.reason, url=url)
         return answer
 
     def _strange(self, wanted: str) -> OwnerSilent:
         """The error of an answer that our own server would not give."""
         url = f"http://{self._host}:{self._port}"
-        why = f"what listens there did not answer as that process does (no {wanted!r})"
+        why = f"what listens there did not answer as that process does (no {wanted})"
         return OwnerSilent(pid=self._owner.pid, path=self._owner.path, url=url, why=why)
 
-    def _rows(self, answer: Letter, name: str) -> Rows:
-        """A list of objects of an answer."""
-        rows = answer.get(name)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise self._strange(name)
-        return rows
+    def _rows(self, answer: Any, wanted: str) -> Rows:
+        """An answer that must be a list of objects."""
+        if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
+            raise self._strange(wanted)
+        return answer
 
 
-def parsed(raw: bytes) -> Letter:
-    """The JSON object of a body; empty for everything else."""
+def parsed(raw: bytes) -> Any:
+    """The JSON value of a body; None for everything else."""
     try:
-        found = json.loads(raw)
+        return json.loads(raw)
     except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
 
 
 @asynccontextmanager
@@ -213,6 +226,10 @@ async def desk(app: App, settings: Settings) -> AsyncIterator[Desk]:
     """A desk for the block: the store's own, or its owner's when it is in use."""
     from dujiang.app import Runtime  # noqa: PLC0415  (loaded by the commands that need it)
 
+    path = file_of("database", settings.database)
+    if path is not None and not path.exists():
+        # Opening would make an empty store, in which every law holds: the wrong folder would look like good news.
+        raise StoreMissing(path=str(path))
     runtime = Runtime(app, settings)
     try:
         await runtime.database.start()

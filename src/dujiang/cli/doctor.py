@@ -89,10 +89,14 @@ async def look_at_database(
     from dujiang.cli.load import load_app  # noqa: PLC0415
     from dujiang.cli.schema import read_schema, schema_problem  # noqa: PLC0415
     from dujiang.data.database import StoreInUse  # noqa: PLC0415
+    from dujiang.settings import file_of  # noqa: PLC0415
 
     runtime = Runtime(load_app(app, folder=Path.cwd()), settings)
     report["capabilities"] = dataclasses.asdict(runtime.database.capabilities)
-    settings.data.mkdir(parents=True, exist_ok=True)
+    path = file_of("database", settings.database)
+    if path is not None and not path.exists():
+        report["schema"] = {"state": "empty", "names": []}
+        return  # To look must not make a store.
     try:
         await runtime.database.start()
     except StoreInUse as owner:

@@ -1,6 +1,6 @@
 """Serve: one process that answers, from the bound socket to the last drained request.
 
-    schema in order -> runtime started -> server accepts -> own /health/ready says 200 -> "ready http://..."
+    runtime started (schema in order) -> server accepts -> own /health/ready says 200 -> "ready http://..."
     signal -> server takes no more, lets requests end (grace) -> runtime stopped -> exit
 
 The order of the end is the order of the beginning turned round: requests in flight still need the database. The line
@@ -23,7 +23,6 @@ from dujiang.app import Runtime
 from dujiang.cli.listen import url_of
 from dujiang.cli.marks import drop_address, keep_address, keep_token
 from dujiang.cli.output import coloured, flush, say
-from dujiang.cli.schema import prepare_schema
 from dujiang.cli.stopping import Stopping
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
@@ -129,7 +128,7 @@ async def serve(app: App, settings: Settings, listener: socket.socket, pipe: soc
         keep_token(settings.data, node.entropy)
     runtime = Runtime(app, settings, node)
     try:
-        if await begun(tasks, stopping, start(runtime, settings)):
+        if await begun(tasks, stopping, runtime.start()):
             await answer(runtime, node, settings, listener, tasks, stopping, parent)
     finally:
         await runtime.stop()
@@ -138,12 +137,6 @@ async def serve(app: App, settings: Settings, listener: socket.socket, pipe: soc
         if parent is not None:
             parent.close()
     return stopping.exit_code
-
-
-async def start(runtime: Runtime, settings: Settings) -> None:
-    """Bring the schema in order and start the parts."""
-    await prepare_schema(runtime, settings)
-    await runtime.start()
 
 
 async def begun(tasks: Tasks, stopping: Stopping, work: Coroutine[Any, Any, None]) -> bool:
@@ -191,6 +184,7 @@ def server_config(runtime: Runtime, settings: Settings) -> uvicorn.Config:
     """The settings of uvicorn. The client's word about itself (X-Forwarded-*) counts for nothing."""
     return uvicorn.Config(
         runtime.asgi,
+        interface="asgi3",
         http="httptools",
         ws="none",
         lifespan="off",  # The runtime is started and stopped here, around the server.

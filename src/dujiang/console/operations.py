@@ -102,7 +102,7 @@ class Operations:
             body, content_type = self._runtime.metrics.render()
             return Answer(200, [(b"content-type", content_type.encode())], body)
         if path == "/health/live":
-            return health_answer(*self._runtime.health.live())
+            return health_answer(*await self._runtime.health.live())
         if path == "/health/ready":
             return health_answer(*await self._runtime.health.ready())
         raise NotFound(what=path)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sqlalchemy import CompoundSelect, Delete, Insert, Select, Update
 from sqlalchemy.engine.cursor import _NO_RESULT_METADATA
 from sqlalchemy.engine.result import IteratorResult
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import WARN_LINTING
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.visitors import iterate
@@ -38,6 +39,7 @@ from sqlalchemy.util import LRUCache
 
 from dujiang.data.database import WriteInRead
 from dujiang.data.forms import FIXED, GIVEN, Form, form_of
+from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -133,17 +135,24 @@ async def execute_whole(
     connection: Connection, statement: Executable, params: Params | Sequence[Params] | None
 ) -> Result:
     """Let SQLAlchemy execute a statement on the same transaction."""
-    async with connection.orm_connection() as whole:
-        if isinstance(params, (list, tuple)) and not getattr(statement, "_returning", ()):
-            # Given the whole list, drivers do not count.
-            counts = [(await whole.execute(statement, given)).rowcount for given in params]
-            return Result(_NO_RESULT_METADATA, (), sum(counts))
-        done = await whole.execute(statement, params)
-        if not done.returns_rows:
-            return Result(_NO_RESULT_METADATA, (), done.rowcount)
-        metadata = done._metadata._for_freeze()  # noqa: SLF001
-        rows = [tuple(row) for row in done.fetchall()]
-    return Result(metadata, rows, len(rows))
+    returning = getattr(statement, "_returning", ()) or not statement.is_dml
+    try:
+        async with connection.orm_connection() as whole:
+            if not returning and isinstance(params, (list, tuple)):
+                # Given the whole list, drivers do not count.
+                counts = [(await whole.execute(statement, given)).rowcount for given in params]
+                return Result(_NO_RESULT_METADATA, (), sum(counts))
+            done = await whole.execute(statement, params)
+            if not returning or not done.returns_rows:
+                return Result(_NO_RESULT_METADATA, (), done.rowcount)
+            metadata = done._metadata._for_freeze()  # noqa: SLF001
+            rows = [tuple(row) for row in done.fetchall()]
+            return Result(metadata, rows, len(rows))
+    except DBAPIError as failed:
+        own = failed.orig and failed.orig.__cause__
+        if isinstance(own, DujiangError):
+            raise own from failed
+        raise
 
 
 def prepare(statement: Executable, dialect: Dialect, params: Params = NO_PARAMS) -> Prepared | None:

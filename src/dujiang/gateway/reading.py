@@ -11,7 +11,7 @@ Rejected: `asyncio.timeout` around every read (3 us for nothing), and a sweeper 
 
 A body may take `body_s` in all, and `body_grace_s` plus the time that its bytes so far need at `body_bytes_per_s`: a
 client that sends one byte a second is cut off after the grace, a slow honest one after `body_s`.
-tests/unit/gateway/test_reading.py holds it.
+tests/unit/gateway/test_guard.py holds it.
 """
 
 from __future__ import annotations

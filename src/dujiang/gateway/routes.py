@@ -25,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from dujiang.gateway.body import check_json_request, read_body
 from dujiang.gateway.idempotency import key_text
 from dujiang.gateway.problems import Answer, NotFound, answer_of_exception, send_answer
-from dujiang.kernel.codec import InvalidBody, decode
+from dujiang.kernel.codec import Codec, InvalidBody
 from dujiang.kernel.context import CURRENT, Context
 from dujiang.kernel.errors import OutsideRuntime
 
@@ -169,7 +169,7 @@ class VerbRoute(APIRoute):
         self._short = not self.dependencies and set(rest) <= names
         self._full = self.app
         self._path_types = {name: TypeAdapter(spec.handler.parameters[name][0]) for name in rest if name in names}
-        self._body = TypeAdapter(spec.body_type) if spec.body_name is not None else None
+        self._body: Codec[Any] | None = Codec(spec.body_type) if spec.body_name is not None else None
         self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,12 +200,12 @@ class VerbRoute(APIRoute):
         if not self._short:
             scope["dujiang.key"] = key
             if self._body is not None:
-                decode(self._body, raw)
+                self._body.decode(raw)
                 receive = replayed(raw)
             return await self._solve(scope, receive)
         values = self._path_values(scope)
         if self._body is not None:
-            values[spec.body_name] = decode(self._body, raw)  # type: ignore[index]
+            values[spec.body_name] = self._body.decode(raw)  # type: ignore[index]
         return await runtime.bound(spec.verb).respond(call_of(scope, values, key))
 
     async def _solve(self, scope: Scope, receive: Receive) -> Answer:

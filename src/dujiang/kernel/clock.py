@@ -44,17 +44,18 @@ class SystemClock:
     """The machine's clock, made monotonic."""
 
     def __init__(self) -> None:
-        self._offset_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+        self._offset_us = offset_us(time.time_ns(), time.monotonic_ns())
         self.stepped_back_us = 0
 
     def now_us(self) -> int:
         """Microseconds since the Unix epoch, UTC; never less than an earlier answer."""
-        mono_us = time.monotonic_ns() // 1000
-        offset_us = time.time_ns() // 1000 - mono_us
-        if offset_us > self._offset_us:
-            self._offset_us = offset_us
-        self.stepped_back_us = self._offset_us - offset_us
-        return self._offset_us + mono_us
+        # Wall time is read first. A process that is stopped between the two readings then sees an anchor that lies
+        # too early, which the next call corrects; the other way round it would stay ahead by the pause for ever.
+        wall_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        seen_us = offset_us(wall_ns, mono_ns)
+        self._offset_us = max(self._offset_us, seen_us)
+        self.stepped_back_us = self._offset_us - seen_us
+        return self._offset_us + mono_ns // 1000
 
     def monotonic(self) -> float:
         """Seconds since some fixed point."""
@@ -63,3 +64,8 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running loop."""
         await asyncio.sleep(seconds)
+
+
+def offset_us(wall_ns: int, mono_ns: int) -> int:
+    """Microseconds from monotonic time to wall time."""
+    return wall_ns // 1000 - mono_ns // 1000

@@ -8,10 +8,10 @@ and only so do its strict rules for JSON hold (a date is a string there). Why it
 kernel/strict.py.
 
 Unknown fields are refused and types are not coerced, unless a model's own config, or a field's own `strict`, says
-otherwise. Pydantic's runtime arguments `strict` and `extra` overrule such a model, so they serve only types that hold
-none; for the others the schema is built again, with our defaults filled in where it is silent. Rejected: a derived
-model per body, because its values would not be equal to the user's own. tests/unit/kernel/test_codec.py holds both
-ways.
+otherwise. Pydantic's runtime arguments `strict` and `extra` overrule such a model (and typed dictionaries overrule
+them), so they serve only types that hold none; for the others the schema is built again, with our defaults filled in
+where it is silent. Rejected: a derived model per body, because its values would not be equal to the user's own.
+tests/unit/kernel/test_codec.py holds both ways.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Codec(Generic[T]):
 
     __slots__ = ("_dump", "_validate", "adapter")
 
-    def __init__(self, source: type[T] | TypeAdapter[T] | Any) -> None:
+    def __init__(self, source: type[T] | TypeAdapter[T]) -> None:
         adapter = source if isinstance(source, TypeAdapter) else TypeAdapter(source)
         adapter.rebuild()  # does nothing unless the type waited for a forward reference
         self.adapter: TypeAdapter[T] = adapter
@@ -196,7 +196,7 @@ def schema_nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def says_otherwise(node: dict[str, Any]) -> bool:
-    """Whether one schema chooses to be lax or open by itself."""
+    """Whether one schema is lax or open, so that runtime arguments would overrule it, or it them (typed dictionaries)."""
     config = node.get("config") or {}
     return (
         node.get("strict") is False
@@ -215,7 +215,10 @@ def with_our_config(node: Any) -> Any:
     is_schema = isinstance(node.get("type"), str)
     copy = {key: member if is_schema and key in NO_SCHEMAS else with_our_config(member) for key, member in node.items()}
     if is_schema and node["type"] in ("model", "dataclass", "typed-dict"):
-        copy["config"] = OUR_CONFIG | (node.get("config") or {})
+        config = copy["config"] = OUR_CONFIG | (node.get("config") or {})
+        if node["type"] == "typed-dict":
+            # Pydantic writes "ignore" into a silent one, and what stands there outranks the config.
+            copy["extra_behavior"] = config["extra_fields_behavior"]
     return copy
 
 

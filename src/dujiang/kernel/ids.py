@@ -80,7 +80,8 @@ class IdMaker:
         self._clock = clock
         self.worker = worker
         first_ms = max(0, above_ms - EPOCH_MS + 1)
-        self._first_ms = first_ms
+        # The latest instant that the clock has shown; a clock that steps back is taken to stand still until it is there.
+        self._seen_ms = first_ms
         # Per bucket the last slot used, a slot being milliseconds * 8 + seq.
         self._last = [(first_ms << SEQ_BITS) - 1] * BUCKET_COUNT
         self._ms = first_ms
@@ -95,7 +96,7 @@ class IdMaker:
         """A new id; in the bucket of `parent` if given. Raises IdsExhausted or IdLeaseLost."""
         if self._good_until is not None and self._clock.monotonic() > self._good_until:
             raise IdLeaseLost(worker=self.worker)
-        now_ms = self._clock.now_us() // 1000 - EPOCH_MS
+        now_ms = self._seen_ms = max(self._seen_ms, self._clock.now_us() // 1000 - EPOCH_MS)
         if parent is not None:
             bucket = bucket_of(parent)
             slot = max(now_ms << SEQ_BITS, self._last[bucket] + 1)
@@ -104,7 +105,7 @@ class IdMaker:
                 self._ms = now_ms
                 self._bucket = (now_ms * 0x9E3779B1 >> 16) & (BUCKET_COUNT - 1)  # spread by Knuth's multiplier
             bucket, slot = self._next_in_order()
-        ahead_ms = (slot >> SEQ_BITS) - max(now_ms, self._first_ms)
+        ahead_ms = (slot >> SEQ_BITS) - now_ms
         if ahead_ms > AHEAD_MS_MAX:
             raise IdsExhausted(bucket=bucket, ahead_ms=ahead_ms)
         self._last[bucket] = slot
@@ -138,4 +139,5 @@ def uuid7(now_us: int, random_bits: int) -> bytes:
 def uuid7_us(message_id: bytes) -> int:
     """The microsecond time inside a UUIDv7."""
     head = int.from_bytes(message_id[:8], "big")
-    return (head >> 16) * 1000 + (head & 0xFFF) * 1000 // 4096
+    # Rounded up, because making it rounded down: every microsecond comes back as it went in.
+    return (head >> 16) * 1000 + ((head & 0xFFF) * 1000 + 4095) // 4096

@@ -25,6 +25,7 @@ CODES = {
     "missing": "missing",
     "extra_forbidden": "unknown_field",
     "invalid_key": "unknown_field",
+    "unexpected_keyword_argument": "unknown_field",
     "greater_than": "out_of_range",
     "greater_than_equal": "out_of_range",
     "less_than": "out_of_range",
@@ -100,7 +101,7 @@ def shortened(text: str, limit: int = TEXT_MAX) -> str:
 
 
 def problems_of(errors: Sequence[Mapping[str, Any]], document: Any, source: str = "body") -> tuple[Problem, ...]:
-    """The problems that Pydantic's error list stands for; the first 100.
+    """The problems that Pydantic's error list stands for; the first 100, ordered by place.
 
     Args:
         errors: As `ValidationError.errors()` gives them.
@@ -108,7 +109,9 @@ def problems_of(errors: Sequence[Mapping[str, Any]], document: Any, source: str 
             every step of `loc` for a key.
         source: Which part of the request was validated.
     """
-    return tuple(problem_of(error, document, source) for error in errors[:PROBLEMS_MAX])
+    found = (problem_of(error, document, source) for error in errors[:PROBLEMS_MAX])
+    # By place, because Pydantic's own order is not the same in all its versions.
+    return tuple(sorted(found, key=lambda problem: problem.path))
 
 
 def problem_of(error: Mapping[str, Any], document: Any, source: str = "body") -> Problem:

@@ -56,8 +56,10 @@ class Services:
 
     async def _stop_started(self) -> None:
         while self._started:
-            name, service = self._started.pop()
+            name, service = self._started[-1]
             try:
                 await service.stop()
             except Exception:
                 logger.exception("service %s did not stop cleanly", name)
+            # Only now: a stop that is cancelled leaves the service in the list, and the next stop goes on with it.
+            self._started.pop()

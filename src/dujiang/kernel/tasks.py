@@ -1,7 +1,7 @@
 """Tasks: every task has an owner that waits for it; none outlives its owner, none fails unseen.
 
-`Tasks` is the owner. A service that runs for long hands `on_crash` to learn of a task that ended with an error; without it
-the error is raised when the owner closes. `owned` is the shield of the cancellation policy: a unit of work that may
+`Tasks` is the owner. A service that runs for long hands `on_crash` to learn of a task that ended with an error; without
+it the error is logged. `owned` is the shield of the cancellation policy: a unit of work that may
 already have changed something runs in a task of its own, and the caller that goes away does not take it along.
 """
 
@@ -11,8 +11,13 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -112,6 +117,42 @@ class Threads:
     def close(self, *, wait: bool = False) -> None:
         """Let running calls end, take no more. With `wait`, return when the threads have ended; only when none runs."""
         self._pool.shutdown(wait=wait)
+
+
+class Watcher:
+    """A daemon thread that looks at the thread that made it, from outside: it goes on when that one stands still.
+
+    Args:
+        look: Called in the watcher's thread; answers how many seconds to wait before the next look. An error in it is
+            logged, and the watcher goes on after a second.
+        name: The thread's name.
+    """
+
+    def __init__(self, look: Callable[[], float], *, name: str) -> None:
+        self._look = look
+        self._watched = threading.get_ident()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def frame(self) -> FrameType | None:
+        """Where the watched thread is at this moment."""
+        return sys._current_frames().get(self._watched)  # noqa: SLF001 - CPython documents it
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._closed.wait(wait_s):
+            try:
+                wait_s = self._look()
+            except Exception:
+                logger.exception("watcher %s failed", self._thread.name)
+                wait_s = 1.0
+
+    def close(self) -> None:
+        """End the thread; a look that is under way ends first. May be called twice."""
+        self._closed.set()
+        if threading.get_ident() != self._thread.ident:
+            self._thread.join()
 
 
 async def ended(task: asyncio.Task[Any]) -> None:

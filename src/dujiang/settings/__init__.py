@@ -13,6 +13,6 @@ from __future__ import annotations
 from dujiang.settings.declared import SETTINGS, Declared
 from dujiang.settings.resolved import Row, Settings, SettingsRefused, resolve
 from dujiang.settings.sources import Problem
-from dujiang.settings.urls import masked
+from dujiang.settings.urls import file_of, masked
 
-__all__ = ["SETTINGS", "Declared", "Problem", "Row", "Settings", "SettingsRefused", "masked", "resolve"]
+__all__ = ["SETTINGS", "Declared", "Problem", "Row", "Settings", "SettingsRefused", "file_of", "masked", "resolve"]

@@ -13,14 +13,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dujiang.backends.table import Adapter, adapter, schemes
 from dujiang.settings.paths import why_no_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 SECRET_NAMES = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
@@ -137,6 +134,15 @@ def checked_file(url: str, folder: Path) -> str:
 def file_url(scheme: str, path: Path) -> str:
     """The URL of an absolute path; only what would end a path in a URL is escaped, so that people can read it."""
     return f"{scheme}:///" + re.sub("[%?#]", lambda match: f"%{ord(match[0]):02X}", str(path))
+
+
+def file_of(port: str, url: str) -> Path | None:
+    """The file that a checked URL names; None when it names a server or nothing."""
+    scheme, _, rest = url.partition(":")
+    chosen = adapter(port, scheme)
+    if chosen is None or chosen.shape != "file":
+        return None
+    return Path(unquote(rest.partition("?")[0].removeprefix("///")))
 
 
 def check_options(chosen: Adapter, url: str) -> None:

@@ -1,1 +1,1 @@
-"""Telemetry: what a running copy says about itself: metrics, spans, logs, health, named crash points."""
+"""Telemetry: what a running copy tells of itself: logs, metrics, spans, health, and named points where a test may kill it."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dujiang.app import App
 from dujiang.cli import marks
-from dujiang.cli.desk import OwnerRefused, OwnerSilent, RemoteDesk
+from dujiang.cli.desk import OwnerRefused, OwnerSilent, RemoteDesk, StoreMissing, desk
 from dujiang.cli.exits import exit_code_of
 from dujiang.data.database import StoreInUse
 from dujiang.kernel.entropy import SystemEntropy
@@ -59,27 +60,28 @@ class TestRemote:
     async def test_each_operation_asks_its_path_with_the_token(self, tmp_path: Path) -> None:
         """Paths, methods, the payload's bytes and the bearer token are those of the operations API."""
         token = marks.keep_token(tmp_path, SystemEntropy())
-        body = json.dumps({"deadletters": [{"id": "5"}], "violations": [{"invariant": "i", "rows": []}], "id": "5"})
+        rows: list[dict[str, Any]] = [{"id": "5", "invariant": "i", "rows": []}]
 
-        with owner(tmp_path, 200, body.encode()) as (desk, asked):
-            letters = await desk.list("shop.count sale", 3)
+        with owner(tmp_path, 200, json.dumps(rows[0]).encode()) as (desk, first):
             letter = await desk.show(5)
+        with owner(tmp_path, 200, json.dumps(rows).encode()) as (desk, asked):
+            letters = await desk.list("shop.count sale", 3)
             await desk.replay(5, None, force=False)
             await desk.replay(5, b"\x00{}", force=True)
             await desk.discard(5)
             violations = await desk.audit()
 
+        assert [request["line"] for request in first] == ["GET /_dj/deadletters/5"]
         assert [request["line"] for request in asked] == [
             "GET /_dj/deadletters?subscription=shop.count%20sale&limit=3",
-            "GET /_dj/deadletters/5",
             "POST /_dj/deadletters/5/replay",
             "POST /_dj/deadletters/5/replay?force=true",
             "POST /_dj/deadletters/5/discard",
             "POST /_dj/audit",
         ]
         assert {request["token"] for request in asked} == {f"Bearer {token}"}
-        assert [request["body"] for request in asked] == [b"", b"", b"", b"\x00{}", b"", b""]
-        assert (letters, letter["id"], violations) == ([{"id": "5"}], "5", [{"invariant": "i", "rows": []}])
+        assert [request["body"] for request in asked] == [b"", b"", b"\x00{}", b"", b""]
+        assert (letters, letter, violations) == (rows, rows[0], rows)
 
     @pytest.mark.parametrize(
         ("status", "code"), [(401, 78), (403, 78), (404, 65), (409, 65), (422, 65), (429, 69), (503, 69), (500, 70)]
@@ -93,7 +95,7 @@ class TestRemote:
         assert caught.value.detail.startswith(f"no dead letter has the id 5 ({status} ")
         assert exit_code_of(caught.value) == code
 
-    @pytest.mark.parametrize("body", [b"<html>", b"\xff", b"", b"[1]", b"5", b"null"])
+    @pytest.mark.parametrize("body", [b"<html>", b"\xff", b"", b"[1]", b"{}", b"5", b"null"])
     async def test_an_answer_of_another_program_is_no_crash(self, tmp_path: Path, body: bytes) -> None:
         """Whatever listens there now, the command ends with one of our errors."""
         with owner(tmp_path, 200, body) as (desk, _), pytest.raises(OwnerSilent, match="did not answer as"):
@@ -107,3 +109,14 @@ class TestRemote:
         with pytest.raises(OwnerSilent, match=r"process 4711 owns var/app.db.*Connection refused") as caught:
             await desk.audit()
         assert exit_code_of(caught.value) == 69
+
+
+class TestLocal:
+    async def test_10_a_folder_without_a_store_is_no_good_news(self, tmp_path: Path) -> None:
+        """An audit in the wrong folder is refused; it does not make an empty store in which every law holds."""
+        with pytest.raises(StoreMissing, match="there is no store at") as caught:
+            async with desk(App(modules=[]), Settings(data=tmp_path / "var")):
+                pass
+
+        assert exit_code_of(caught.value) == 78
+        assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240  (nothing else runs)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from dujiang.kernel.tasks import Tasks
 from dujiang.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 READY_AND_WAIT = "import os,sys; os.write(int(sys.argv[2]), b'r'); os.read(int(sys.argv[2]), 1)"
 DEAF = "import os,sys,signal; signal.signal(15, lambda *a: None); os.write(int(sys.argv[2]), b'r')\nwhile 1: signal.pause()"
@@ -31,9 +32,11 @@ DEAF = "import os,sys,signal; signal.signal(15, lambda *a: None); os.write(int(s
 class World:
     """One supervisor and what it announced."""
 
-    def __init__(self, folder: Path, code: str, *, count: int = 2, reload: bool = False, grace_s: float = 5.0) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, code: str, *, count: int = 2, reload: bool = False, grace_s: float = 5.0
+    ) -> None:
         self.ready = asyncio.Event()
-        self.listener = bound("127.0.0.1", 0)
+        self.listener = stack.enter_context(bound("127.0.0.1", 0))
         self.started: list[int] = []
         self.supervisor = Supervisor(
             command=self.command(code),
@@ -64,15 +67,24 @@ async def tasks() -> AsyncIterator[Tasks]:
     await tasks.close()
 
 
+@pytest.fixture
+def sockets() -> Iterator[ExitStack]:
+    """Closes what the test opened."""
+    with ExitStack() as stack:
+        yield stack
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs."""
     return Path(f"/proc/{pid}").exists()
 
 
 class TestSupervisor:
-    async def test_ready_is_said_once_when_every_worker_is(self, tmp_path: Path, tasks: Tasks) -> None:
+    async def test_ready_is_said_once_when_every_worker_is(
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack
+    ) -> None:
         """After the last worker's byte the address is on disk and `ready` is called; a stop ends them all, exit 0."""
-        world = World(tmp_path, READY_AND_WAIT, count=3)
+        world = World(sockets, tmp_path, READY_AND_WAIT, count=3)
         running = tasks.spawn(world.supervisor.run(), name="run")
 
         async with asyncio.timeout(30):
@@ -87,9 +99,11 @@ class TestSupervisor:
         assert not any(alive(pid) for pid in pids)
         assert marks.read_address(tmp_path) is None
 
-    async def test_a_worker_that_is_killed_is_started_again(self, tmp_path: Path, tasks: Tasks) -> None:
+    async def test_a_worker_that_is_killed_is_started_again(
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack
+    ) -> None:
         """Kill -9 of one worker starts one more under the same number; the others are left alone."""
-        world = World(tmp_path, READY_AND_WAIT)
+        world = World(sockets, tmp_path, READY_AND_WAIT)
         running = tasks.spawn(world.supervisor.run(), name="run")
 
         async with asyncio.timeout(30):
@@ -104,9 +118,11 @@ class TestSupervisor:
 
         assert sorted(world.started) == [1, 1, 2]
 
-    async def test_a_worker_that_cannot_start_ends_everything_with_its_code(self, tmp_path: Path, tasks: Tasks) -> None:
+    async def test_a_worker_that_cannot_start_ends_everything_with_its_code(
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack
+    ) -> None:
         """A wrong setting is reported once, with the worker's exit code, and is no loop."""
-        world = World(tmp_path, "import sys; sys.exit(78)")
+        world = World(sockets, tmp_path, "import sys; sys.exit(78)")
 
         async with asyncio.timeout(30):
             assert await world.supervisor.run() == 78
@@ -114,9 +130,11 @@ class TestSupervisor:
         assert len(world.started) == 2
         assert not world.ready.is_set()
 
-    async def test_a_worker_that_does_not_stop_is_killed(self, tmp_path: Path, tasks: Tasks) -> None:
+    async def test_a_worker_that_does_not_stop_is_killed(
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack
+    ) -> None:
         """`kill`, which the second signal calls, ends workers that ignore SIGTERM."""
-        world = World(tmp_path, DEAF)
+        world = World(sockets, tmp_path, DEAF)
         running = tasks.spawn(world.supervisor.run(), name="run")
 
         async with asyncio.timeout(30):
@@ -129,11 +147,11 @@ class TestSupervisor:
         assert not any(alive(pid) for pid in pids)
 
     async def test_reload_starts_again_when_a_file_changes(
-        self, tmp_path: Path, tasks: Tasks, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A changed Python file stops the worker and starts one more; a broken one waits for the next change."""
         (tmp_path / "site.py").write_text("1")
-        world = World(tmp_path, READY_AND_WAIT, count=1, reload=True)
+        world = World(sockets, tmp_path, READY_AND_WAIT, count=1, reload=True)
         running = tasks.spawn(world.supervisor.run(), name="run")
 
         async with asyncio.timeout(30):
@@ -147,7 +165,9 @@ class TestSupervisor:
 
         assert f"{tmp_path / 'site.py'} changed; starting again" in capsys.readouterr().err
 
-    async def test_a_worker_ends_when_the_supervisor_is_gone(self, tmp_path: Path, tasks: Tasks) -> None:
+    async def test_a_worker_ends_when_the_supervisor_is_gone(
+        self, tmp_path: Path, tasks: Tasks, sockets: ExitStack
+    ) -> None:
         """Kill -9 of the supervisor leaves no worker behind: the pipe's end tells them."""
         script = tmp_path / "up.py"
         script.write_text(

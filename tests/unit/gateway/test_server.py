@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from dujiang.gateway.body import read_body
@@ -37,7 +39,7 @@ class Reply:
         return found
 
 
-async def echo(scope, receive, send):
+async def echo(scope: Any, receive: Any, send: Any) -> None:
     """Answer with the size of the body and the path as it was understood."""
     try:
         body = await read_body(receive)
@@ -55,7 +57,7 @@ async def port() -> AsyncIterator[int]:
     config.load()
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     yield server.sockets[0].getsockname()[1]
     server.close()

@@ -1,16 +1,16 @@
 """Commit: what became of a COMMIT whose reply was lost.
 
-    1. end the old server process, so that nothing is still under way       pg_terminate_backend, waits until it is gone
-    2. look for what the transaction itself left                            settle(connection)
-    3. ask the server's own record of the transaction                       pg_xact_status(xid), while "in progress" again
+    1. end the old server process, so that nothing is still under way    pg_terminate_backend, until it is gone
+    2. look for what the transaction itself left                         settle(connection)
+    3. ask the server's own record of the transaction                    pg_xact_status(xid), until not "in progress"
 
-Step 1 comes first because "not there" of step 2 means nothing while the old process may still commit. The process is known
-by its number and the instant at which it began: numbers come round again.
+Step 1 comes first because "not there" of step 2 means nothing while the old process may still commit. The process is
+known by its number and the instant at which it began: numbers come round again.
 
 Step 3 has a trap. An id of a transaction that never reached the write-ahead log is given out again after a crash; its
-record then tells of a stranger. So after a crash or restart (the link's `incarnation` differs) "committed" proves nothing,
-while "aborted" and "not given out yet" still prove that ours is not there: a committed id is in the log and never comes
-again. Only then, and only if step 2 cannot say either, OutcomeUnknown is raised.
+record then tells of a stranger. So after a crash or restart (the link's `incarnation` differs) "committed" proves
+nothing, while "aborted" and "not given out yet" still prove that ours is not there: a committed id is in the log and
+never comes again. Only then, and only if step 2 cannot say either, OutcomeUnknown is raised.
 
 tests/conformance/test_database_postgres.py loses the reply both ways.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dujiang.postgres")
 
-XID = Sql("commit_xid", "SELECT pg_current_xact_id_if_assigned()::text", "Reads the transaction's id, if it wrote anything.")
+XID = Sql("commit_xid", "SELECT pg_current_xact_id_if_assigned()::text", "Reads the id of a transaction that wrote.")
 END_PROCESS = Sql(
     "commit_end_process",
     "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"

@@ -2,13 +2,13 @@
 
 How each promise of data/database.py is kept:
   1. overlap     a flag around every statement, looked at before anything is sent
-  2. failed      the first failure is remembered, also one that the driver finds before sending; the server's own refusal
-                 would come only for what the server itself has seen
+  2. failed      the first failure is remembered, also one that the driver finds before sending; the server's own
+                 refusal would come only for what the server itself has seen
   3. errors      backends/postgres/errors.py, at the one place where the driver is called
   4. cancelled   the link is doomed: the pool ends the statement on the server and closes the connection
 
-A conflict is remembered here and not only raised. A body that swallows it, or wraps it in an error of its own, has still
-lost its transaction, and `Database.write` runs it again.
+A conflict is remembered here and not only raised. A body that swallows it, or wraps it in an error of its own, has
+still lost its transaction, and `Database.write` runs it again.
 """
 
 from __future__ import annotations

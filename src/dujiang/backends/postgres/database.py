@@ -15,15 +15,15 @@ How each promise of data/database.py is kept:
   8. the line    backends/postgres/pool.py
   9. stop        the pools wait for their links; tasks end with the database
 
-The transaction's id costs a round trip before COMMIT unless the body noted it (`note_xid`), which the platform's own last
-statement does: five statements are then seven round trips. tests/unit/backends/postgres counts them on the wire.
+The transaction's id costs a round trip before COMMIT unless the body noted it (`note_xid`), which the platform's own
+last statement does: five statements are then seven round trips. tests/unit/backends/postgres counts them on the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dujiang.backends.postgres.commit import XID, outcome
 from dujiang.backends.postgres.connection import PostgresConnection
@@ -79,7 +79,7 @@ class PostgresDatabase:
         url: The database without its password, for people.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities: Capabilities = Capabilities(
         arrays=True,
         writable_cte=True,
         skip_locked=True,
@@ -234,7 +234,7 @@ class PostgresDatabase:
 
         A process that is dead for us may live for the server: its transaction would hold its locks. This ends it.
         """
-        return len(await self._ask(END_SESSIONS, session_name(holder)))
+        return sum(bool(row[0]) for row in await self._ask(END_SESSIONS, session_name(holder)))
 
     async def _ask(self, sql: Sql, *args: Any) -> list[Sequence[Any]]:
         while True:
@@ -249,7 +249,7 @@ class PostgresDatabase:
                 self._end(connection, self._side)
 
     async def _begun(self, isolation: Isolation) -> PostgresConnection:
-        """A transaction on a link. An old link that turns out broken is dropped; there are at most `pool_size` of them."""
+        """A transaction on a link. An old link that turns out broken is dropped; there are at most `pool_size`."""
         while True:
             link = await self._writers.take()
             connection = self._session(link)
@@ -316,7 +316,11 @@ class PostgresDatabase:
             raise
         if connection.conflict is not None:
             return Conflict(runs=1, why=connection.conflict)
-        return TransactionFailed(why=connection.failed) if connection.failed else None
+        if connection.failed:
+            return TransactionFailed(why=connection.failed)
+        if not connection.link.usable_inside:
+            return DatabaseUnreachable(url=self.url, why="the connection broke before COMMIT")
+        return None if connection.link.in_transaction else TransactionFailed(why="a statement of its body ended it")
 
     async def _concluded(
         self, connection: PostgresConnection, settle: Settle | None, sent: Sent[str]
@@ -343,9 +347,7 @@ class PostgresDatabase:
             return None  # It wrote nothing, so there is nothing that could be half done.
         limit_s = self.options.settle_timeout
         with changed(deadline=None) if current_or_none() is not None else nullcontext():
-            committed = await outcome(
-                connection, settle, self._connect_alone, self._session, self._node.clock, limit_s
-            )
+            committed = await outcome(connection, settle, self._connect_alone, self._session, self._node.clock, limit_s)
         if committed is None:
             return OutcomeUnknown(url=self.url)
         return None if committed else Conflict(runs=1, why=NOT_COMMITTED)

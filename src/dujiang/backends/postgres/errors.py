@@ -1,10 +1,12 @@
 """Errors of the driver and of the server, in the words of the port.
 
-This is the only place that knows asyncpg's exceptions; above it there are ours alone. The SQLSTATE decides, never a message:
+This is the only place that knows asyncpg's exceptions; above it there are ours alone. The SQLSTATE decides, never a
+message:
 
     23...                   IntegrityFailed, with its kind and the constraint's name
     40001 40P01 55P03       Conflict: the transaction lost and may run again
-    0A000, cached plan      Conflict as well: a migration changed a table under a prepared statement; the next run prepares anew
+    0A000, cached plan      Conflict as well: a migration changed a table under a prepared statement; a new run
+                            prepares it anew
     25006                   WriteInRead
     25P02                   TransactionFailed
     25P03                   TransactionHeld

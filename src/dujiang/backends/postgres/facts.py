@@ -18,10 +18,11 @@ DURABILITY = Sql(
     "Reads the settings that decide what an acknowledgement means.",
 )
 
+# The call stands in the list of columns, never among the conditions: there the planner may run it first, for every session.
 END_SESSIONS = Sql(
     "facts_end_sessions",
-    "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()"
-    " AND pid <> pg_backend_pid() AND pg_terminate_backend(pid)",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE application_name = $1 AND datname = current_database() AND pid <> pg_backend_pid()",
     "Ends the server processes of one node.",
 )
 

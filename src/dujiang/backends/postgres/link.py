@@ -1,7 +1,8 @@
 """Link: one connection of the driver, with what was prepared on it and what is known of its server process.
 
-Each statement is prepared once per link and then costs one round trip. The statements are kept by us, not by the driver's
-own cache, because a kept statement gives rows and the number of matched rows in one call, and costs less on the way.
+Each statement is prepared once per link and then costs one round trip. The statements are kept by us, not by the
+driver's own cache, because a kept statement gives rows and the number of matched rows in one call, and costs less on
+the way.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ABOUT = Sql(
     "SELECT (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())),"
     " pg_postmaster_start_time()::text || coalesce((SELECT stats_reset::text FROM pg_stat_bgwriter), ''),"
     " current_setting('synchronous_standby_names') <> ''",
-    "Reads when this server process began, what changes when the server restarts or crashes, and whether a standby confirms.",
+    "Reads when this process began, what changes when the server restarts or crashes, and whether a standby confirms.",
 )
 
 
@@ -47,8 +48,8 @@ class Link:
         fresh: Nobody has used it yet, so a failure is news about the server and not about an old socket.
         began: When its server process began.
         incarnation: Changes when the server restarts, also after a crash.
-        commit: The text that commits. Where a standby confirms, the server's limit on a statement is lifted first: ended by
-            it, COMMIT would answer success without the standby.
+        commit: The text that commits. Where a standby confirms, the server's limit on a statement is lifted first:
+            ended by it, COMMIT would answer success without the standby.
     """
 
     __slots__ = ("_doomed", "began", "commit", "described", "driver", "fresh", "incarnation", "pid", "prepared")
@@ -79,6 +80,11 @@ class Link:
     def usable_inside(self) -> bool:
         """Whether the transaction on it can go on: open, and in step with the server."""
         return not (self._doomed or self.driver.is_closed())
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the server has a transaction open on it."""
+        return self.usable_inside and bool(self.driver.is_in_transaction())
 
     async def prepare(self, text: str, timeout_s: float) -> Any:
         """The prepared statement of a text."""
@@ -136,9 +142,9 @@ async def connected(address: Address, dialect: PGDialect_asyncpg, node_name: str
                     url=address.shown, why=f"its version is {major}; Dujiang needs {VERSION_MIN} or later"
                 )
             # The very codecs that SQLAlchemy sets: its types then fit the rows of both ways into the database.
-            carrier = Carrier(driver)
-            await dialect.setup_asyncpg_json_codec(carrier)
-            await dialect.setup_asyncpg_jsonb_codec(carrier)
+            untyped: Any = dialect
+            await untyped.setup_asyncpg_json_codec(Carrier(driver))
+            await untyped.setup_asyncpg_jsonb_codec(Carrier(driver))
             return Link(driver, await driver.fetchrow(ABOUT.text))
     except BaseException as cause:
         if driver is not None:

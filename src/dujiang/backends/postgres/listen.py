@@ -1,10 +1,11 @@
-"""Listen: waking other processes through the server, as an optimisation only.
+r"""Listen: waking other processes through the server, as an optimisation only.
 
-    notify("a") notify("b") notify("a")  ->  one NOTIFY dujiang, 'a\\nb'  ->  hear("a") hear("b") in every other process
+    notify("a") notify("b") notify("a")  ->  one NOTIFY dujiang, 'a\nb'  ->  hear("a") hear("b") in every other process
 
-Both directions share one connection in autocommit, outside every business transaction, because NOTIFY takes a lock over the
-whole database when its transaction commits. Names are gathered for 50 ms, so at most 20 NOTIFYs a second leave a process,
-however many commits there are. A notice may get lost (the connection may just be away), so every listener polls as well.
+Both directions share one connection in autocommit, outside every business transaction, because NOTIFY takes a lock
+over the whole database when its transaction commits. Names are gathered for 50 ms, so at most 20 NOTIFYs a second
+leave a process, however many commits there are. A notice may get lost (the connection may just be away), so every
+listener polls as well.
 
 The first notice after a quiet time leaves at once; the pause comes after it.
 """

@@ -1,13 +1,16 @@
 """Options of one database: what its URL says besides where it is.
 
-    postgresql://user:secret@host:5432/name?pool_size=10&statement_timeout=30s&sslmode=require
-                                            ^^^^^^^^^^^^ ours, taken out    the driver's, passed on ^^^
+What follows the question mark is ours and taken out, or the driver's and passed on:
+
+    postgresql://user:secret@host:5432/name ? pool_size=10 & statement_timeout=30s & sslmode=require
+                                              ours           ours                    the driver's
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from dujiang.kernel.errors import Declared
@@ -69,7 +72,7 @@ def address(url: str) -> Address:
     if parts.scheme not in SCHEMES:
         raise refused(f"the scheme {parts.scheme!r} is not PostgreSQL's", "write postgresql://user@host:5432/name")
     kinds = {field.name: str(field.type) for field in fields(Options)}
-    ours: dict[str, float] = {}
+    ours: dict[str, Any] = {}
     theirs: list[tuple[str, str]] = []
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name in kinds:
@@ -81,7 +84,7 @@ def address(url: str) -> Address:
     return Address(
         dsn=urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(theirs), "")),
         shown=f"postgresql://{user}{host}{parts.path}",
-        options=Options(**ours),  # type: ignore[arg-type]  (each value was made for its field)
+        options=Options(**ours),
     )
 
 

@@ -2,15 +2,15 @@
 
     AsyncSession -> AsyncEngine -> SQLAlchemy's asyncpg dialect -> Stand-in -> PostgresConnection -> the same link
 
-The dialect is given a stand-in for the driver's connection. Each of its statements goes through the same guard as ours: one
-at a time, failures remembered, errors in the port's words. It works in AUTOCOMMIT isolation, so its commit and rollback
-send nothing, and closing the stand-in closes nothing. Its savepoints become ours, because only a rollback to a savepoint
-makes a failed transaction usable again.
+The dialect is given a stand-in for the driver's connection. Each of its statements goes through the same guard as
+ours: one at a time, failures remembered, errors in the port's words. It works in AUTOCOMMIT isolation, so its commit
+and rollback send nothing, and closing the stand-in closes nothing. Its savepoints become ours, because only a
+rollback to a savepoint makes a failed transaction usable again.
 
-An engine is made for each transaction that wants one, around the one dialect and the one cache of compiled statements.
-Rejected: one engine for all, whose creator picks the transaction by a context variable. Two transactions in one task (a held
-one, and another inside it) would then be mistaken for each other when a session connects late. Cost: about 40 us for each
-ORM transaction, which itself costs about 1,100.
+An engine is made for each transaction that wants one, around the one dialect and the one cache of compiled
+statements. Rejected: one engine for all, whose creator picks the transaction by a context variable. Two transactions
+in one task (a held one, and another inside it) would then be mistaken for each other when a session connects late.
+Cost: about 40 us for each ORM transaction, which itself costs about 1,100.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 SAVEPOINT = re.compile(r"(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) (\w+)")
 COMPILED_MAX = 1000
+# SQLAlchemy has no types for its dialects.
+DIALECT: Any = PGDialect_asyncpg
+ADAPTER: Any = AsyncAdapt_asyncpg_connection
 
 
 def new_dialect() -> PGDialect_asyncpg:
     """The dialect for this driver, not yet adjusted to a server."""
-    return PGDialect_asyncpg(dbapi=PGDialect_asyncpg.import_dbapi())
+    made: PGDialect_asyncpg = DIALECT(dbapi=DIALECT.import_dbapi())
+    return made
 
 
 class Bridge:
@@ -51,9 +55,7 @@ class Bridge:
 
         def adapted() -> Any:
             # Statements are kept by the link, for all transactions on it, so the adapter keeps none.
-            made = AsyncAdapt_asyncpg_connection(
-                self._dialect.dbapi, StandIn(connection), prepared_statement_cache_size=0
-            )
+            made = ADAPTER(self._dialect.dbapi, StandIn(connection), prepared_statement_cache_size=0)
             made.isolation_level = "autocommit"
             return made
 
@@ -146,7 +148,7 @@ class StandInStatement:
         return await self._connection.guarded(self._text, call)
 
     async def cursor(self, *args: Any) -> Rows:
-        """Run it and hand the rows out in parts. They are all read at once: the driver's cursors want a transaction of its own."""
+        """Run it and hand the rows out in parts; all are read at once: the driver's cursors want a transaction of its."""
         return Rows(await self.fetch(*args))
 
 

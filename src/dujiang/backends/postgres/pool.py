@@ -3,10 +3,11 @@
     take()  idle one?  ->  fewer than `size`?  make one  ->  stand in line (bounded, until the deadline)
     give()  broken?    ->  close it, its place goes to the first in line  ->  hand it to the first in line  ->  idle
 
-A place is counted from before its connection is made until after it is closed, so the server never sees more than `size`.
-What is handed over goes straight to the first in line and never through the idle list: a caller that arrives in between
-cannot overtake. The driver's own pool resets a session on each return, a round trip per transaction; sessions here need
-none, because nobody but this package can change one (SET LOCAL alone, and what is left in a transaction is thrown away).
+A place is counted from before its connection is made until after it is closed, so the server never sees more than
+`size`. What is handed over goes straight to the first in line and never through the idle list: a caller that arrives
+in between cannot overtake. The driver's own pool resets a session on each return, a round trip per transaction;
+sessions here need none, because nobody but this package can change one (SET LOCAL alone, and what is left in a
+transaction is thrown away).
 
 tests/unit/backends/postgres/test_pool.py holds order, bound, deadline, and that a place is never lost.
 """
@@ -176,6 +177,11 @@ class Pool:
         except BaseException:
             self._vacate()
             raise
+        if self._stopped:
+            # `stop` has counted what there was to close; this one came too late for it.
+            await link.close()
+            self._vacate()
+            raise DatabaseUnreachable(url=self._url, why="this process has closed its connections")
         self._all.add(link)
         return link
 

@@ -4,11 +4,11 @@
     await sent.answered()                     may be cancelled; the request is not
     await sent                                its answer; from whichever task takes it up
 
-The usual way is a task for the request and a shield around it. For COMMIT, once in every transaction, that costs 11 us, a
-tenth of the transaction; this costs 3. A coroutine is started by its first `send`, which returns the future that it waits
-for. A task that awaited that future itself would cancel it together with itself, so it awaits another one, which is woken
-by the first. Whoever takes the answer drives the coroutine on; that may be another task, so `work` must look at neither its
-task nor its context. The driver's simple query does not.
+The usual way is a task for the request and a shield around it. For COMMIT, once in every transaction, that costs 11
+us, a tenth of the transaction; this costs 3. A coroutine is started by its first `send`, which returns the future
+that it waits for. A task that awaited that future itself would cancel it together with itself, so it awaits another
+one, which is woken by the first. Whoever takes the answer drives the coroutine on; that may be another task, so
+`work` must look at neither its task nor its context. The driver's simple query does not.
 
 tests/unit/backends/postgres/test_sent.py cancels at each point.
 """
@@ -86,7 +86,7 @@ class Resumed(Generic[T]):
         self._work = work
 
     def __iter__(self) -> Generator[Any, Any, T]:
-        return self  # type: ignore[return-value]
+        return self
 
     def __next__(self) -> Any:
         return self._work.send(None)

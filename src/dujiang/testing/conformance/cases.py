@@ -1,8 +1,8 @@
 """Cases: the numbers of a conformance suite, and how a case that an adapter cannot meet leaves it.
 
-A case carries the number of the promise that it checks. A case that needs a capability which the adapter declares absent is
-not collected at all: a skip looks like work left undone, while an absent capability is a stated fact. What was left out is
-listed, by number, in the subclass's `excluded`.
+A case carries the number of the promise that it checks. A case that needs a capability which the adapter declares
+absent is not collected at all: a skip looks like work left undone, while an absent capability is a stated fact. What
+was left out is listed, by number, in the subclass's `excluded`.
 """
 
 from __future__ import annotations

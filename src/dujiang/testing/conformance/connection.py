@@ -1,7 +1,7 @@
 """Conformance of `Connection`: what holds inside one transaction, on every database.
 
-The numbers are those of the port: C1 overlap, C2 a failed transaction, C3 errors, C4 cancellation; C5 savepoints, C6 values
-and counts, C7 the ORM on the same transaction, C8 what capabilities promise.
+The numbers are those of the port: C1 overlap, C2 a failed transaction, C3 errors, C4 cancellation; C5 savepoints, C6
+values and counts, C7 the ORM on the same transaction, C8 what capabilities promise.
 """
 
 from __future__ import annotations

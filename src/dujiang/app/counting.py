@@ -1,0 +1,65 @@
+"""Counting: what a running copy counts, bound to the declared metrics once and then only added to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dujiang.messaging.consumer import Worked
+    from dujiang.telemetry.metrics import Counter, Histogram, Metrics
+
+
+class Counting:
+    """The counters of one running copy.
+
+    Args:
+        metrics: Where they are declared and read.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._work: dict[tuple[str, str], tuple[Counter, Histogram, Histogram]] = {}
+        self._published = metrics.counter("dujiang_outbox_published_total")
+        self._batches = metrics.counter("dujiang_relay_batches_total")
+        self._backlog = metrics.gauge("dujiang_outbox_backlog")
+        self._oldest = metrics.gauge("dujiang_outbox_oldest_age_seconds")
+
+    def request(self, route: str, method: str, status: int, took_s: float) -> None:
+        """Count an answered request."""
+        found = self._requests.get((route, method, status))
+        if found is None:
+            counter = self._metrics.counter("dujiang_requests_total", route=route, method=method, status=str(status))
+            times = self._metrics.histogram("dujiang_request_seconds", route=route, method=method)
+            found = self._requests[route, method, status] = (counter, times)
+        found[0].add()
+        found[1].observe(took_s)
+
+    def worked(self, worked: Worked) -> None:
+        """Count a piece of work that ended."""
+        name = worked.subscription
+        found = self._work.get((name, worked.outcome))
+        if found is None:
+            counter = self._metrics.counter("dujiang_work_total", subscription=name, outcome=worked.outcome)
+            times = self._metrics.histogram("dujiang_work_seconds", subscription=name)
+            delays = self._metrics.histogram("dujiang_event_delay_seconds", subscription=name)
+            found = self._work[name, worked.outcome] = (counter, times, delays)
+        found[0].add()
+        found[1].observe(worked.took_s)
+        if worked.outcome == "done":
+            found[2].observe(max(0.0, worked.delay_s))
+
+    def relayed(self, count: int) -> None:
+        """Count a batch that the relay passed on."""
+        self._batches.add()
+        self._published.add(count)
+
+    def outbox(self, backlog: int, oldest_s: float) -> None:
+        """Say how full the outbox is."""
+        self._backlog.set(backlog)
+        self._oldest.set(oldest_s)
+
+    def waiting(self, subscription: str, ready: int, dead: int) -> None:
+        """Say how much work a subscription has."""
+        self._metrics.gauge("dujiang_ready", subscription=subscription).set(ready)
+        self._metrics.gauge("dujiang_dead", subscription=subscription).set(dead)
