@@ -83,6 +83,7 @@ def opened(options: Options) -> Iterator[list[Side]]:
         made(name="FastAPI + aiosqlite", serve=peer),
         made(name="dujiang batched", serve=partial(serve, "batched"), counts=OURS_COUNTS),
         made(name="dujiang (all roles)", serve=partial(serve, "app"), counts=OURS_COUNTS, roles=True),
+        made(name="dujiang batched (all roles)", serve=partial(serve, "batched"), counts=OURS_COUNTS, roles=True),
         made(name="FastAPI + aiosqlite (all roles)", serve=peer, roles=True),
     ]
     limits = [Raw(files, options.seconds, 1), Raw(files, options.seconds, 64)]

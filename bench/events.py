@@ -58,6 +58,7 @@ class Queue:
         command: From the URL and the words `prepare`, `work` or `send FIRST COUNT GAP_S` to a command.
         remaining: A query: how many messages are not done.
         seconds: Sizes the burst.
+        wait_ready: Returns when the worker takes messages; a peer's sender needs no worker.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Queue:
     command: Callable[[str, tuple[str, ...]], Command]
     remaining: str
     seconds: float
+    wait_ready: Callable[[str, subprocess.Popen[bytes]], object] = lambda _name, _process: None
 
     def turn(self, checks: Checks) -> list[Measured]:
         """Run once: one message to see that the worker is up, then the idle part, then the burst."""
@@ -73,7 +75,8 @@ class Queue:
         Path(marks).write_bytes(b"")
         self._run(url, marks, "prepare")
         burst = round(MESSAGES_PER_S * self.seconds)
-        with running(self.name, self._command(url, marks, "work")):
+        with running(self.name, self._command(url, marks, "work")) as process:
+            self.wait_ready(self.name, process)
             self._run(url, marks, "send", 0, 1, 0)
             self._handled(marks, 1)
             time.sleep(1.0)
@@ -105,7 +108,7 @@ class Queue:
             command.words, env={**os.environ, **command.env}, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            raise SideFailed(f"{self.name}: `{words[0]}` failed\n{done.stderr[-2000:]}")
+            raise SideFailed(f"{self.name}: `{words[0]}` failed\n{done.stderr[-1000:]}\n{log_tail(self.name)}")
 
     def _handled(self, marks: str, count: int) -> list[Mark]:
         """Wait until `count` messages are handled."""
@@ -136,8 +139,9 @@ def opened(options: Options) -> Iterator[list[Side]]:
     """A private PostgreSQL and every side."""
     with postgres() as server:
         made = partial(Queue, server=server, seconds=options.seconds)
+        ours = Ours()
         queues = [
-            made(name="dujiang", command=Ours().command, remaining=REMAINING),
+            made(name="dujiang", command=ours.command, remaining=REMAINING, wait_ready=ours.wait_ready),
             made(
                 name="procrastinate",
                 command=partial(peer, "procrastinate"),

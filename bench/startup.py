@@ -125,12 +125,14 @@ def opened(options: Options) -> Iterator[list[Side]]:
     folder.mkdir(parents=True)
     ours = Import("import dujiang", "from dujiang import App, Module, Event, Tx", light=True)
     theirs = Import("import pydantic", "from pydantic import BaseModel", light=False)
-    yield [
-        Side(ours.name, ours.turn),
-        Side(theirs.name, theirs.turn),
-        Side("up", Up(folder).turn),
-    ]
-    shutil.rmtree(folder)
+    try:
+        yield [
+            Side(ours.name, ours.turn),
+            Side(theirs.name, theirs.turn),
+            Side("up", Up(folder).turn),
+        ]
+    finally:
+        shutil.rmtree(folder)
 
 
 CLAIM = Claim(name="startup", says="import, start and idle cost", opened=opened, rounds=5)

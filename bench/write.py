@@ -90,6 +90,7 @@ def opened(options: Options) -> Iterator[list[Side]]:
             made(name="Starlette + asyncpg", serve=hand),
             made(name="dujiang batched", serve=partial(serve, "batched"), counts=OURS_COUNTS),
             made(name="dujiang (all roles)", serve=partial(serve, "app"), counts=OURS_COUNTS, roles=True),
+            made(name="dujiang batched (all roles)", serve=partial(serve, "batched"), counts=OURS_COUNTS, roles=True),
             made(name="FastAPI + ORM (all roles)", serve=orm, roles=True),
             made(name="Starlette + asyncpg (all roles)", serve=hand, roles=True),
             made(name="FastAPI + ORM (no key)", serve=orm, case="plain"),

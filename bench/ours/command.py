@@ -8,6 +8,8 @@ from pathlib import Path
 from bench.environments import ROOT, home
 from bench.processes import Command
 
+POOL_SIZE = 30  # As peers/shapes.py.
+
 
 def up(app: str, port: int, store: str) -> Command:
     """One process of `dujiang up APP`.
@@ -22,4 +24,5 @@ def up(app: str, port: int, store: str) -> Command:
     data = home() / "data" / "ours" if url is store else Path(store).parent
     words = (program, "up", app, "--port", str(port), "--database", url, "--data", str(data))
     # BENCH_STORE tells shop.py which settings to read back; PYTHONPATH lets `dujiang` find `bench`.
-    return Command(words=words, env={"PYTHONPATH": str(ROOT), "BENCH_STORE": url})
+    env = {"PYTHONPATH": str(ROOT), "BENCH_STORE": url, "DUJIANG_POOL_SIZE": str(POOL_SIZE)}
+    return Command(words=words, env=env)

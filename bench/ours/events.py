@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bench.ours.command import up
-from bench.processes import Command, free_port
+from bench.processes import Command, free_port, wait_answer
+
+if TYPE_CHECKING:
+    import subprocess
 
 REMAINING = """
 SELECT (SELECT count(*) FROM dj_ready) + (SELECT count(*) FROM dj_running)
@@ -22,6 +26,10 @@ class Ours:
     """Remembers the port between the worker and the senders of one turn."""
 
     port: int = field(default_factory=free_port)
+
+    def wait_ready(self, name: str, process: subprocess.Popen[bytes]) -> float:
+        """Wait for the worker's HTTP side."""
+        return wait_answer(name, process, self.port, "/health/ready")
 
     def command(self, url: str, words: tuple[str, ...]) -> Command:
         """`prepare`, `work` or `send FIRST COUNT GAP_S`, as a command."""

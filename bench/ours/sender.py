@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 
 from bench.peers.sending import AT_ONCE, send
 
-READY_S_MAX = 30.0
 HEAD = b"POST /messages HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
@@ -24,15 +22,8 @@ class Connection:
 
     @classmethod
     async def opened(cls, port: int) -> Connection:
-        """Connect, and wait up to 30 s for a server that is still starting."""
-        until = time.monotonic() + READY_S_MAX
-        while True:
-            try:
-                return cls(*await asyncio.open_connection("127.0.0.1", port))
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(0.05)
+        """Connect."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def post(self, body: bytes) -> None:
         """Send and read the answer. Raises RuntimeError unless it is 201."""

@@ -10,7 +10,7 @@ import os
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, insert, select, text, update
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, bindparam, insert, select, text, update
 
 from dujiang import App, Event, Id, Module, Refusal, Tx, key
 
@@ -65,14 +65,26 @@ class OutOfStock(Refusal):
     status = 409
 
 
+# Built once, so that a request only binds values; the peer's statements are text, written once too.
+TAKE = (
+    update(stock)
+    .where(stock.c.sku == bindparam("of"), stock.c.quantity >= bindparam("taken"))
+    .values(quantity=stock.c.quantity - bindparam("taken"))
+)
+PLACE = insert(orders)
+
+
+# Sets what is left of one product; run once for each product of a batch, in one go.
+LEAVE = update(stock).where(stock.c.sku == bindparam("its_sku")).values(quantity=bindparam("its_quantity"))
+
+
 async def place(tx: Tx, body: NewOrder) -> OrderView:
     """One order in one transaction."""
-    enough = (stock.c.sku == body.sku, stock.c.quantity >= body.quantity)
-    taken = await tx.execute(update(stock).where(*enough).values(quantity=stock.c.quantity - body.quantity))
+    taken = await tx.execute(TAKE, {"of": body.sku, "taken": body.quantity})
     if taken.rowcount != 1:
         raise OutOfStock
     view = OrderView(id=tx.new_id(), user_id=body.user_id, sku=body.sku, quantity=body.quantity, status="new")
-    await tx.execute(insert(orders), view.model_dump())
+    await tx.execute(PLACE, dict(view))
     tx.publish(OrderPlaced(order_id=view.id, user_id=view.user_id, sku=view.sku, quantity=view.quantity))
     return view
 
@@ -93,10 +105,9 @@ async def place_many(tx: Tx, bodies: list[NewOrder]) -> list[OrderView | Refusal
         left[body.sku] -= body.quantity
         answers.append(OrderView(id=tx.new_id(), **body.model_dump(), status="new"))
     views = [answer for answer in answers if isinstance(answer, OrderView)]
-    for sku, quantity in left.items():
-        if quantity != before[sku]:
-            await tx.execute(update(stock).where(stock.c.sku == sku).values(quantity=quantity))
+    changed = [{"its_sku": sku, "its_quantity": quantity} for sku, quantity in left.items() if quantity != before[sku]]
     if views:
+        await tx.execute(LEAVE, changed)
         await tx.execute(insert(orders), [view.model_dump() for view in views])
     tx.publish(
         *(OrderPlaced(order_id=view.id, user_id=view.user_id, sku=view.sku, quantity=view.quantity) for view in views)
@@ -117,6 +128,11 @@ async def handle(tx: Tx, event: OrderPlaced) -> None:
     await tx.execute(insert(handled), {"order_id": event.order_id})
 
 
+async def handle_many(tx: Tx, events: list[OrderPlaced]) -> None:
+    """The batched form: events that wait at the same moment, in one transaction."""
+    await tx.execute(insert(handled), [{"order_id": event.order_id} for event in events])
+
+
 def application(*, batch: int, consuming: bool) -> App:
     """The app in one of its forms; stored names are the same in all."""
     module = Module("bench")
@@ -125,8 +141,10 @@ def application(*, batch: int, consuming: bool) -> App:
     else:
         module.write("POST /orders", name="place")(place)
     module.write("POST /durability", status_code=200)(durability)
-    if consuming:
-        module.react(OrderPlaced, start="beginning")(handle)
+    if consuming and batch:
+        module.react(OrderPlaced, name="handle", start="beginning", batch=batch)(handle_many)
+    elif consuming:
+        module.react(OrderPlaced, name="handle", start="beginning")(handle)
     return App(modules=[module])
 
 

@@ -11,7 +11,7 @@
     app = App(modules=[shop])
 
 A decorated function stays callable: inside an open transaction, `await place_order(tx, body)`. What cannot hold is refused
-here, at import, with the cure: an untyped handler, an ordered reaction to an event without a key, a read on POST.
+here, at import, with the cure: an untyped handler, an ordered reaction to an event without a key, a write on GET.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
 from dujiang.gateway.problems import Answer, JSON_HEADERS, problem
 from dujiang.gateway.routes import Call
 from dujiang.kernel.codec import Codec
-from dujiang.kernel.context import current
+from dujiang.kernel.context import Context, current, entered
 from dujiang.kernel.errors import DeadlinePassed, Refusal
 from dujiang.telemetry.tracing import span
 
@@ -173,6 +173,8 @@ class BoundWrite:
     # One call, one transaction ----------------------------------------------------------------------------------------
 
     async def _alone(self, call: Call, key: Key | None) -> Answer:
+        made: list[Answer] = []
+
         async def body(tx: Tx) -> Answer:
             if key is not None:
                 with span("gateway.idempotency"):
@@ -181,6 +183,7 @@ class BoundWrite:
                 value = await self.verb.function(tx, **call.values, **self._provided)
             answer = self.answer(value)
             if key is not None:
+                made.append(answer)
                 for piece in self._idempotency.store_pieces(tx, [key], [answer]):
                     tx.close_with(piece)
             return answer
@@ -192,7 +195,7 @@ class BoundWrite:
                 body,
                 what=self.verb.name,
                 isolation=self.verb.isolation,
-                settle=self._idempotency.settle(key) if key is not None else None,
+                settle=self._idempotency.settle(key, made) if key is not None else None,
             )
 
     # Many calls, one transaction --------------------------------------------------------------------------------------
@@ -202,7 +205,9 @@ class BoundWrite:
         self._line.append((call.values[self._body_name or ""], key, landed))
         if self._flushing < 2:
             self._flushing += 1
-            self._node.tasks.spawn(self._flush(), name=f"batch {self.verb.name}")
+            # The batch belongs to no single caller: it has no caller's deadline, trace or name.
+            with entered(Context(self._node, current().runtime, tenant=current().tenant)):
+                self._node.tasks.spawn(self._flush(), name=f"batch {self.verb.name}")
         return await landed
 
     async def _flush(self) -> None:

@@ -102,6 +102,16 @@ async def breaks(connection: Connection) -> bool | None:
     return None
 
 
+def slow_commit(server: PostgresServer, seconds: float) -> None:
+    """Make every COMMIT that inserted a scratch row take so long."""
+    server.execute(
+        "CREATE OR REPLACE FUNCTION dj_slow() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER dj_slow AFTER INSERT ON dj_scratch"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dj_slow();"
+    )
+
+
 class TestLostCommit:
     @pytest.mark.parametrize("settle", [None, by_row, cannot_say, breaks])
     async def test_a_lost_reply_is_found_to_be_a_commit(self, shared: PostgresServer, settle: Any) -> None:
@@ -174,6 +184,24 @@ class TestLostCommit:
             assert await database.write(Adding(), settle=crash_then_look) == 1
             assert await stored(database) == [(1, 1)]
 
+    async def test_a_commit_that_is_still_under_way_is_ended_before_anybody_looks(self, shared: PostgresServer) -> None:
+        """The connection breaks while the server still commits: its process is ended, then the body runs again.
+
+        Without that, "its row is not there" would be true for a moment only. Method: a deferred trigger makes COMMIT take
+        0.5 s, and the connection is cut in that time.
+        """
+        async with proxied(shared) as (proxy, database):
+            slow_commit(shared, 0.5)
+            node, tasks, body = Node.system("test"), Tasks("test"), Adding()
+            writing = tasks.spawn(database.write(body, settle=by_row), name="writer")
+            async with asyncio.timeout(5):
+                while "COMMIT" not in shared.execute("SELECT query FROM pg_stat_activity WHERE state = 'active'"):
+                    await node.clock.sleep(0.01)
+            proxy.cut()
+
+            assert await writing == 2
+            assert await stored(database) == [(1, 2)]
+
     async def test_a_single_statement_without_a_reply_is_unknown(self, shared: PostgresServer) -> None:
         """`statement` leaves nothing by which it could be settled."""
         async with proxied(shared) as (proxy, database):
@@ -195,12 +223,7 @@ class TestLostCommit:
         Method: a deferred trigger makes COMMIT take 0.3 s.
         """
         async with opened(shared.url(), "pool_size=1") as database:
-            shared.execute(
-                "CREATE OR REPLACE FUNCTION dj_slow() RETURNS trigger LANGUAGE plpgsql AS"
-                " $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;"
-                "CREATE CONSTRAINT TRIGGER dj_slow AFTER INSERT ON dj_scratch"
-                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dj_slow();"
-            )
+            slow_commit(shared, 0.3)
             pids: list[int] = []
             done = asyncio.Event()
 
@@ -372,6 +395,26 @@ class TestSessions:
                 while any("pg_sleep" in row[2] and row[1] == "active" for row in await database._ask(SESSIONS, name)):
                     await node.clock.sleep(0.01)
             await database.statement(ONE)
+
+    async def test_the_connection_of_a_cancelled_statement_is_never_used_again(self, shared: PostgresServer) -> None:
+        """In a write and in a read: the next caller works on another server process."""
+        async with opened(shared.url(), "pool_size=1&reader_pool_size=1") as database:
+            node, tasks = Node.system("test"), Tasks("test")
+
+            async def pid(connection: Connection) -> int:
+                return int((await connection.fetch(PID))[0][0])
+
+            async def sleep(connection: Connection) -> None:
+                await connection.fetch(SLEEP, 20.0)
+
+            for run in (database.write, database.read):
+                before = await run(pid)
+                sleeping = tasks.spawn(run(sleep), name="sleeper")
+                await node.clock.sleep(0.05)
+                sleeping.cancel()
+                await outcomes_of(sleeping)
+
+                assert await run(pid) != before
 
     async def test_stop_leaves_no_session(self, shared: PostgresServer) -> None:
         """After stop the server knows nobody of that node."""

@@ -157,6 +157,26 @@ async def test_a_dead_statements_identity_is_not_taken_for_a_new_one(database: D
             assert found.scalar_one() == expected
 
 
+async def test_a_value_that_changed_inside_a_statement_is_sent_as_it_is_now(database: Database) -> None:
+    """A dict, a list or a function that a statement holds is looked at on every run."""
+    doc, wanted, counted = {"n": 1}, [1], [1]
+    change = update(item).where(item.c.id == 1).values(doc=doc)
+    among = select(item.c.id).where(item.c.id.in_(wanted)).order_by(item.c.id)
+    asked = select(item.c.id).where(item.c.id == bindparam("w", callable_=lambda: counted[0]))
+    async with database.held() as connection:
+        await connection.savepoint("here")
+        for turn in (1, 2, 3):
+            doc["n"] = counted[0] = turn
+            await execute(connection, database.dialect, change)
+            read = await execute(connection, database.dialect, select(item.c.doc).where(item.c.id == 1))
+            assert read.scalar_one() == {"n": turn}
+            assert (await execute(connection, database.dialect, asked)).scalar_one() == turn
+            short = (await execute(connection, database.dialect, among)).scalars().all()
+            assert short == (await execute_whole(connection, among, None)).scalars().all()
+            wanted.append(turn + 1)
+        await connection.rollback_to("here")
+
+
 async def test_every_type_comes_back_as_it_was_written(database: Database) -> None:
     """A row of every type is read back equal, type by type."""
     async with database.held() as connection:

@@ -54,7 +54,7 @@ class Source:
     @cached_property
     def tree(self) -> ast.Module:
         """The syntax tree."""
-        return ast.parse(self.text)
+        return ast.parse(self.text, filename=self.path)
 
     @cached_property
     def imports(self) -> list[Import]:

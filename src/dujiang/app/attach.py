@@ -69,7 +69,7 @@ async def held(runtime: Runtime) -> AsyncIterator[Tx]:
                     yield tx
                     await tx.finish()
             finally:
-                await tx.dispose()
+                tx.dispose()
         crash_point("after_commit")
         for step in tx.after_commit:
             step()

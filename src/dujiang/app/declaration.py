@@ -73,17 +73,15 @@ class App:
         return f"<App {', '.join(module.name for module in self.modules)}>"
 
     def _refuse_twins(self) -> None:
-        seen: dict[str, str] = {}
-        for module in self.modules:
-            for kind, name in [("module", module.name), *(("operation", verb.name) for verb in module.verbs)]:
-                if seen.setdefault(name, kind) != kind or (kind == "operation" and list(self.names()).count(name) > 1):
-                    raise Declared(where=repr(self), what=f"two declarations are named {name}", how="give one `name=`")
-            routes = [verb.route for verb in module.verbs if verb.route]
-            for route in routes:
-                if [verb.route for other in self.modules for verb in other.verbs].count(route) > 1:
-                    raise Declared(where=repr(self), what=f"two verbs take {route}", how="change one of the routes")
-        if len({module.name for module in self.modules}) != len(self.modules):
-            raise Declared(where=repr(self), what="two modules have one name", how="rename one")
+        routes = [route for verb in self.verbs() for route in (verb.route, *getattr(verb, "aliases", ())) if route]
+        for what, names in (
+            ("modules are named", [module.name for module in self.modules]),
+            ("verbs are named", self.names()),
+            ("verbs take the route", routes),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise Declared(where=repr(self), what=f"two {what} {name}", how="rename one of them")
 
     def names(self) -> list[str]:
         """The stored names of all verbs."""

@@ -27,6 +27,7 @@ from dujiang.cli.stopping import Stopping
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
 from dujiang.kernel.tasks import Tasks
+from dujiang.telemetry import log
 
 if TYPE_CHECKING:
     import socket
@@ -104,6 +105,7 @@ class Parent:
 
 def run_server(app: App, settings: Settings, listener: socket.socket, pipe: socket.socket | None) -> int:
     """Serve until a signal, on the fastest loop that is installed; the exit code."""
+    log.configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(app, settings, listener, pipe))
 

@@ -26,7 +26,11 @@ from __future__ import annotations
 
 import re
 import weakref
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, cast
+from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Delete, Insert, Select, Update
 from sqlalchemy.engine.cursor import _NO_RESULT_METADATA
@@ -61,6 +65,9 @@ FORMS_MAX = 1000
 IDENTITIES_MAX = 10_000
 NO_PARAMS: Final[Params] = {}
 STATEMENTS = (Select, CompoundSelect, Insert, Update, Delete)
+
+# Values that cannot change. A dict in a statement may be another one at the next run; it is then asked again.
+STEADY = frozenset({type(None), bool, int, float, str, bytes, Decimal, datetime, date, time, timedelta, UUID})
 
 READS_FIRST = re.compile(r"\s*(?:\(\s*)*(?:select|values|table|show|explain|pragma|with)\b", re.IGNORECASE)
 WRITES_INSIDE = re.compile(r"\b(?:insert|update|delete|merge|replace)\b", re.IGNORECASE)
@@ -170,9 +177,10 @@ class Prepared:
     Attributes:
         form: The compiled form, shared with equal statements.
         statement: A weak reference to the statement.
+        steady: The values that the statement itself holds cannot change between two runs.
     """
 
-    __slots__ = ("_extracted", "_fixed", "_moves", "_seen", "form", "statement")
+    __slots__ = ("_extracted", "_fixed", "_moves", "_seen", "form", "statement", "steady")
 
     def __init__(self, form: Form, statement: Executable, extracted: Sequence[BindParameter[Any]]) -> None:
         self.form = form
@@ -181,12 +189,14 @@ class Prepared:
         self._seen: ResultMetaData | None = None
         self._fixed: list[Any] = []
         self._moves: list[tuple[int, str, Processor]] = []
+        self.steady = not any(bind.callable for bind in extracted)
         for place, (source, what, processor) in enumerate(() if form.expands else form.plan):
             if source == GIVEN:
                 self._moves.append((place, what, processor))
                 self._fixed.append(None)
             else:
                 value = what if source == FIXED else extracted[what].effective_value
+                self.steady = self.steady and (type(value) in STEADY or isinstance(value, Enum))
                 self._fixed.append(value if processor is None else processor(value))
 
     def bind(self, params: Params) -> tuple[str, list[Any]]:
@@ -232,8 +242,7 @@ class Known:
         if form is None:
             return None
         prepared = Prepared(form, statement, key.bindparams)
-        # A parameter that computes its value has to be asked on every run.
-        if not many and not any(bind.callable for bind in key.bindparams):
+        if prepared.steady and not many:
             self._remember((id(statement), *params), prepared, statement)
         return prepared
 

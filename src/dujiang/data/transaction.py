@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dujiang.data.sql import Sql
 from dujiang.kernel.clock import instant
-from dujiang.kernel.context import Context, changed, current
+from dujiang.kernel.context import CURRENT, Context, current
 from dujiang.kernel.errors import DujiangError
 from dujiang.telemetry.crash import crash_point
 
@@ -215,7 +215,7 @@ class Transaction:
             if piece.expect is not None and count != piece.expect and piece.otherwise is not None:
                 raise piece.otherwise()
 
-    async def dispose(self) -> None:
+    def dispose(self) -> None:
         """Drop what the session holds in memory; the connection stays the database's."""
         if self._session is not None:
             self._session.sync_session.expunge_all()
@@ -251,12 +251,13 @@ async def transact(
 
     async def run(connection: Connection) -> T:
         tx = make(connection, context.node.clock.now_us())
+        token = CURRENT.set(context.inside(tx))
         try:
-            with changed(transaction=tx):
-                answer = await body(tx)
-                await tx.finish()
+            answer = await body(tx)
+            await tx.finish()
         finally:
-            await tx.dispose()
+            CURRENT.reset(token)
+            tx.dispose()
         done[:] = [tx]
         return answer
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
 from dujiang.data.transaction import Piece
-from dujiang.gateway.problems import Answer
+from dujiang.gateway.problems import JSON_HEADERS, Answer
 from dujiang.kernel.context import current
 from dujiang.kernel.errors import DujiangError
 
@@ -83,6 +84,9 @@ DELETE_SLICE = Sql(
 
 WAIT_S = 5.0
 REPLAYED = (b"idempotent-replayed", b"true")
+PLAIN_HEADERS = list(JSON_HEADERS)
+PLAIN_HEADERS_JSON = '[["content-type","application/json"]]'
+VISIBLE = re.compile(r"[!-~]*")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -179,7 +183,7 @@ def key_text(header: bytes | None, *, required: bool) -> str | None:
         raise KeyMalformed(why="is empty")
     if len(text) > 255:
         raise KeyMalformed(why=f"has {len(text)} characters")
-    if not all("!" <= character <= "~" for character in text):
+    if VISIBLE.fullmatch(text) is None:
         raise KeyMalformed(why="has a character that is not visible ASCII")
     return text
 
@@ -194,6 +198,8 @@ def stored(row: Sequence[Any], key: Key) -> Answer:
 
 def headers_json(answer: Answer) -> str:
     """An answer's headers as they are stored."""
+    if answer.headers == PLAIN_HEADERS:
+        return PLAIN_HEADERS_JSON
     return json.dumps([[name.decode(), value.decode()] for name, value in answer.headers], separators=(",", ":"))
 
 
@@ -328,11 +334,17 @@ class Idempotency:
 
         return await self._database.write(body)
 
-    def settle(self, key: Key) -> Settle:
-        """Says after a lost reply whether the commit happened: the answer's row is in the same transaction."""
+    def settle(self, key: Key, made: Sequence[Answer]) -> Settle:
+        """Says after a lost reply whether the commit happened: our own answer's row is in the same transaction.
+
+        Args:
+            key: The key.
+            made: Holds, last, the answer that the transaction stored; another one under the key is another process's.
+        """
 
         async def settle(connection: Connection) -> bool:
-            return bool(await connection.fetch(LOOK, key.scope, key.text))
+            rows = await connection.fetch(LOOK, key.scope, key.text)
+            return bool(rows and made and bytes(rows[0][4]) == made[-1].body)
 
         return settle
 

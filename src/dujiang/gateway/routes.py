@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin
 
 from fastapi import Request, Response
@@ -24,10 +24,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dujiang.gateway.body import check_json_request, read_body
 from dujiang.gateway.idempotency import key_text
-from dujiang.gateway.problems import Answer, NotFound, answer_of_exception, send_answer
+from dujiang.gateway.problems import Answer, answer_of_exception, send_answer
 from dujiang.kernel.codec import Codec, InvalidBody
 from dujiang.kernel.context import CURRENT, Context
 from dujiang.kernel.errors import OutsideRuntime
+from dujiang.telemetry.tracing import parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -192,11 +193,12 @@ class VerbRoute(APIRoute):
 
     async def _answer(self, runtime: Runtime, scope: Scope, receive: Receive, send: Send, head: Head) -> Answer | None:
         spec = self.spec
-        check_json_request(head.content_type if self._body is not None else None, head.accept)
         key = key_text(head.key, required=spec.key_required) if spec.takes_key else None
         raw = b""
         if self._body is not None:
             raw = await read_body(receive, runtime.body_limit)
+        # An empty body is named as such below, whatever type it claims.
+        check_json_request(head.content_type if raw else None, head.accept)
         if not self._short:
             scope["dujiang.key"] = key
             if self._body is not None:
@@ -234,8 +236,6 @@ class VerbRoute(APIRoute):
 
 def trace_of(traceparent: str) -> tuple[str, str]:
     """Trace id and parent span id of a request; empty when it brings none."""
-    from dujiang.telemetry.tracing import parse_traceparent  # noqa: PLC0415
-
     return (parse_traceparent(traceparent) or ("", "")) if traceparent else ("", "")
 
 
@@ -305,4 +305,4 @@ class Table:
         return None
 
 
-__all__ = ["Bound", "Call", "NotFound", "RouteSpec", "Table", "VerbRoute", "replace", "runtime_of"]
+__all__ = ["Bound", "Call", "RouteSpec", "Table", "VerbRoute", "runtime_of"]

@@ -50,13 +50,15 @@ __all__ = [
 
 T = TypeVar("T")
 
+PROBLEMS_LOOKED_AT_MAX = 1000
+
 
 @dataclass(eq=False, kw_only=True)
 class InvalidBody(DujiangError):
     """The request can be read, but its values are not what this operation takes.
 
     Attributes:
-        problems: The first 100 problems.
+        problems: The first 100 problems; a single one without a place if there are more than 1,000.
         count: How many there are.
 
     `code` is the code that all problems share; if they differ, it is `invalid_body`.
@@ -85,16 +87,21 @@ class InvalidBody(DujiangError):
             document: What was validated, parsed; UNKNOWN when it is not JSON.
         """
         source, *inside = at
+        count = error.error_count()
+        if count > PROBLEMS_LOOKED_AT_MAX:
+            # Pydantic describes all or none, and a body of 1 MiB can hold enough to stop the loop for a second.
+            message = f"{count} values are wrong, too many to list; send fewer at once"
+            return cls(problems=(Problem("", "too_many_problems", message, source),), count=count)
         found = error.errors(include_url=False)
         if inside:
             found = [{**each, "loc": (*inside, *each["loc"])} for each in found]
-        return cls(problems=problems_of(found, document, source), count=len(found))
+        return cls(problems=problems_of(found, document, source), count=count)
 
     @property
     def detail(self) -> str:
         """The first three problems, and how many more there are."""
         said = "; ".join(str(problem) for problem in self.problems[:3])
-        return said if self.count <= 3 else f"{said}; and {self.count - 3} more"
+        return said if len(self.problems) <= 3 else f"{said}; and {self.count - 3} more"
 
 
 @dataclass(eq=False, kw_only=True)

@@ -44,6 +44,19 @@ class Context:
     tenant: str = ""
     transaction: Any = None
 
+    def inside(self, transaction: Any) -> Context:
+        """This context inside an open transaction. Written out: `dataclasses.replace` costs 2 us for each request."""
+        return Context(
+            self.node,
+            self.runtime,
+            self.deadline,
+            self.trace_id,
+            self.span_id,
+            self.caller,
+            self.tenant,
+            transaction,
+        )
+
     def remaining_s(self) -> float | None:
         """Seconds left until the deadline, never below 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - self.node.clock.monotonic())

@@ -38,7 +38,9 @@ from dujiang.messaging.work import (
     KeyCursor,
     LeaseLost,
     ack_pieces,
+    claims_of_lease,
     give_back,
+    still_running,
 )
 from dujiang.telemetry.crash import crash_point
 from dujiang.telemetry.tracing import continued, parse_traceparent
@@ -130,6 +132,8 @@ class Consumer:
         self._waiting: deque[Claim] = deque()
         self._filled = asyncio.Condition()
         self._busy: set[asyncio.Task[Any]] = set()
+        self._held: set[int] = set()
+        self._doubtful = False
         self._tasks = Tasks(subscription.name)
         self._stopping = False
 
@@ -154,6 +158,7 @@ class Consumer:
 
     def cancel_running(self) -> None:
         """The lease is lost: drop what waits and cancel what runs; others do it now."""
+        self._held.difference_update(claim.message.seq for claim in self._waiting)
         self._waiting.clear()
         for task in self._busy:
             task.cancel()
@@ -165,11 +170,15 @@ class Consumer:
         room = self.subscription.concurrency * self.subscription.batch
         while not self._stopping:
             try:
+                if self._doubtful:
+                    await self._take_stock()
                 due_s = await self._claim(room)
             except DujiangError as error:
                 logger.warning("%s waits: %s", self.subscription.name, error)
-                due_s = None
-                await self._node.clock.sleep(wait_s)
+                due_s, self._doubtful = None, True
+            except Exception:  # A loop that ended here would stop the subscription without a word.
+                logger.exception("%s cannot claim", self.subscription.name)
+                due_s, self._doubtful = None, True
             if due_s == 0.0:
                 wait_s = POLL_S_MIN
                 continue
@@ -177,6 +186,14 @@ class Consumer:
             rang = await self._bells.wait(f"sub{self.sub_id}", min(wait_s, due_s if due_s is not None else wait_s))
             if rang:
                 wait_s = POLL_S_MIN
+
+    async def _take_stock(self) -> None:
+        """Give back what lies under our lease and is not in our hands: a claim, or its end, whose reply was lost."""
+        lease = self._process.lease
+        for claim in await claims_of_lease(self._database, self.sub_id, lease):
+            if claim.message.seq not in self._held:
+                await self._give_back(claim, self._node.clock.now_us())
+        self._doubtful = False
 
     async def _claim(self, room: int) -> float | None:
         """Fill the line; seconds until it is worth looking again: 0 = at once, None = when the bell rings."""
@@ -190,6 +207,7 @@ class Consumer:
         crash_point("consumer_received")
         if received.claims:
             async with self._filled:
+                self._held.update(claim.message.seq for claim in received.claims)
                 self._waiting.extend(received.claims)
                 self._filled.notify(len(received.claims))
             return 0.0
@@ -212,8 +230,13 @@ class Consumer:
             self._busy.add(runner)
             try:
                 await self._handle_all(claims)
+            except Exception:  # A runner that ended here would take its claims with it.
+                logger.exception("%s could not say what became of its work", self.subscription.name)
+                for claim in claims:
+                    await self._give_back(claim, self._node.clock.now_us() + 1_000_000)
             finally:
                 self._busy.discard(runner)
+                self._held.difference_update(claim.message.seq for claim in claims)
                 if self._cursor is not None:
                     self._bells.ring(f"sub{self.sub_id}")  # The next event of these keys may go now.
 
@@ -311,13 +334,11 @@ class Consumer:
         return "done" if todo else "duplicate"
 
     def _settle(self, ready: Sequence[tuple[Claim, Event]]) -> Any:
-        """Says after a lost reply whether the commit happened: the inbox row is in the same transaction."""
-        message_id = ready[0][0].message.message_id
+        """Says after a lost reply whether the commit happened: the same transaction ends the claim."""
+        claim = ready[0][0]
 
         async def settle(connection: Connection) -> bool:
-            from dujiang.messaging.inbox import HANDLED  # noqa: PLC0415
-
-            return bool(await connection.fetch(HANDLED, message_id, self.sub_id))
+            return not await still_running(connection, claim)
 
         return settle
 
@@ -377,7 +398,8 @@ class Consumer:
                     return
                 except DujiangError as error:
                     if error.move != "wait" or self._stopping:
-                        logger.warning("%s leaves a claim to its lease: %s", self.subscription.name, error)
+                        logger.warning("%s leaves a claim behind: %s", self.subscription.name, error)
+                        self._doubtful = True
                         return
                     await self._node.clock.sleep(wait_s)
                     wait_s = min(2.0, wait_s * 2)

@@ -35,9 +35,6 @@ INSERT_ONE = Sql(
     "Claims one message for a subscription.",
 )
 FORGET = Sql("inbox_forget", "DELETE FROM dj_inbox WHERE message_id = $1 AND sub_id = $2", "Lets a message be handled again.")
-HANDLED = Sql(
-    "inbox_handled", "SELECT 1 FROM dj_inbox WHERE message_id = $1 AND sub_id = $2", "Says whether a message was handled."
-)
 DELETE_SLICE = Sql(
     "inbox_delete_slice",
     "DELETE FROM dj_inbox WHERE message_id IN (SELECT message_id FROM dj_inbox WHERE message_id < $1 LIMIT $2) RETURNING 1",

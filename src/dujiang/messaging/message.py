@@ -108,6 +108,8 @@ class Message:
 
 def headers_text(headers: dict[str, Any]) -> str:
     """Headers as they are stored."""
+    if len(headers) == 1 and "traceparent" in headers:  # Most events, and the values need no escaping.
+        return f'{{"traceparent":"{headers["traceparent"]}"}}'
     return json.dumps(headers, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -90,11 +90,9 @@ class Relay:
         self._process = process
         self._passed = passed
         self._stopping = False
-        self._idle = True
         self._lease = 0
         self._floor = 0
         self._gaps: dict[int, int | None] = {}
-        self._bell_of: dict[int, str] = {}
 
     def __repr__(self) -> str:
         return f"<Relay lease {self._lease}, floor {self._floor}, {len(self._gaps)} gaps>"
@@ -126,10 +124,11 @@ class Relay:
             except DujiangError as error:
                 logger.warning("relay waits: %s", error)
                 self._lease, moved, wait_s = 0, False, POLL_S_MAX
+            except Exception:  # A loop that ended here would stop every event without a word.
+                logger.exception("relay failed")
+                self._lease, moved, wait_s = 0, False, POLL_S_MAX
             if not moved:
-                self._idle = True
                 await self._bells.wait("outbox", wait_s * self._node.entropy.uniform(0.8, 1.2))
-                self._idle = False
 
     async def _take(self) -> bool:
         rows = await self._database.statement(TAKE, self._process.lease, self._node.clock.now_us())

@@ -116,6 +116,17 @@ ACK_ONE = Sql(
     "DELETE FROM dj_running WHERE sub_id = $1 AND seq = $2 AND attempt = $3 AND lease = $4 RETURNING 1",
     "Ends one claim, if it is still ours.",
 )
+STILL_RUNNING = Sql(
+    "work_still_running",
+    "SELECT 1 FROM dj_running WHERE sub_id = $1 AND seq = $2 AND attempt = $3 AND lease = $4",
+    "Says whether a claim is still open.",
+)
+OF_LEASE = Sql(
+    "work_of_lease",
+    f"""SELECT d.seq, d.attempt, d.crashes, {BODY} FROM dj_running d LEFT JOIN dj_outbox o ON o.seq = d.seq
+        WHERE d.sub_id = $1 AND d.lease = $2""",
+    "Reads what lies under a lease.",
+)
 OUTCOME_ARRAYS = Sql(
     "work_outcome_arrays",
     """INSERT INTO dj_outcome (sub_id, seq, state, finished_us, attempts, duration_us)
@@ -281,6 +292,17 @@ async def end_claim(connection: Connection, name: str, claim: Claim) -> None:
     seq = claim.message.seq
     if not await connection.fetch(ACK_ONE, claim.sub_id, seq, claim.attempt, claim.lease):
         raise LeaseLost(subscription=name, count=1)
+
+
+async def claims_of_lease(database: Database, sub_id: int, lease: int) -> list[Claim]:
+    """Everything of one subscription that lies under a lease."""
+    rows = await database.read(lambda connection: connection.fetch(OF_LEASE, sub_id, lease))
+    return claims_of(rows, sub_id, lease)
+
+
+async def still_running(connection: Connection, claim: Claim) -> bool:
+    """Whether a claim is still open under its lease."""
+    return bool(await connection.fetch(STILL_RUNNING, claim.sub_id, claim.message.seq, claim.attempt, claim.lease))
 
 
 async def give_back(

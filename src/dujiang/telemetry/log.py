@@ -46,6 +46,8 @@ TEXT_SECRET = re.compile(
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LOUD = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 EVENT_WIDTH = 40
+# What structlog hands from step to step; its last step but one takes them away.
+STRUCTLOGS = ("_record", "_from_structlog")
 
 
 class OurHandler(logging.StreamHandler[Any]):
@@ -71,8 +73,6 @@ def configure(level: Level = "info", log_format: Format = "auto", *, stream: Tex
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _text if as_text else _json,
             ],
-            # Foreign records would otherwise have their traceback put behind our line, unmasked.
-            keep_exc_info=True,
         )
     )
     root = logging.getLogger()
@@ -146,20 +146,28 @@ def _named(_logger: Any, _method: str, values: MutableMapping[str, Any]) -> Muta
         if context.tenant:
             line["tenant"] = masked(context.tenant)
         line["node"] = masked(context.node.name)
-    exc_info = values.pop("exc_info", None)
+    raised = _raised(values.pop("exc_info", None))
+    # Another handler may have formatted the record before us and left its own words on it.
+    skipped = () if values["_from_structlog"] else ("message", "asctime")
     for key, value in values.items():
-        if key.startswith("_"):  # structlog's own, removed by the next step.
+        if key in STRUCTLOGS:
             line[key] = value
-        elif key not in ("level", "logger", "timestamp", "stack_info", "positional_args"):
+        elif key not in skipped:
             name = escaped(str(key))
             line[name if name not in line else f"{name}_"] = masked_under(str(key), value)
-    if exc_info and exc_info is not True and exc_info[0] is not None:
-        line["exception"] = [masked(one) for one in _traceback_lines(exc_info)]
+    if raised is not None:
+        text = "".join(traceback.format_exception(raised)).rstrip("\n")
+        line["exception"] = [escaped(one) for one in without_secrets(text).split("\n")]
     return line
 
 
-def _traceback_lines(exc_info: Any) -> list[str]:
-    return "".join(traceback.format_exception(*exc_info)).rstrip("\n").split("\n")
+def _raised(exc_info: Any) -> BaseException | None:
+    """The error of a line: given as itself, as the triple of the standard library, or as "the one in hand"."""
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    elif exc_info and not isinstance(exc_info, BaseException):
+        exc_info = sys.exc_info()[1]
+    return exc_info if isinstance(exc_info, BaseException) else None
 
 
 def _json(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> str:

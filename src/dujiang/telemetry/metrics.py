@@ -4,8 +4,8 @@
     /metrics -> Metrics.render()    prometheus-client writes the text  cold: once per scrape
 
 prometheus-client's own counter takes a lock per increment: counting one request and observing its time costs 1.7 us
-with it (CPython 3.11). So values live in plain objects that are
-bound once, and a collector hands them over at the scrape. The price: only the thread of the event loop may change them.
+with it (CPython 3.11). So values live in plain objects that are bound once, and a collector hands them over at the
+scrape. The price: only the thread of the event loop may change them.
 
 A label whose values come from outside could fill the memory. A metric therefore holds at most SERIES_MAX combinations;
 what comes later is counted under "other". Each metric stands in METRICS; a name or a label that does not is a bug and

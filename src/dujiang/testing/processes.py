@@ -119,6 +119,11 @@ def alive(pid: int) -> bool:
     return True
 
 
+def halted(pid: int) -> bool:
+    """Whether a process stands still or has ended: SIGSTOP takes effect some time after it was sent."""
+    return not Path("/proc/self/stat").exists() or _stat(pid)[0] in ("T", "t", "Z", "X", "")
+
+
 def _stat(pid: int) -> tuple[str, int]:
     """State and parent of a process; empty and 0 when it is gone."""
     try:
@@ -152,6 +157,7 @@ __all__ = [
     "children_of",
     "find_binary",
     "free_port",
+    "halted",
     "owner",
     "owner_uid",
     "private_folder",

@@ -36,6 +36,7 @@ from dujiang.testing.processes import (
     children_of,
     find_binary,
     free_port,
+    halted,
     owner,
     owner_uid,
     private_folder,
@@ -97,6 +98,9 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._password = ""
         self._made = 0
+        self._primary: PostgresServer | None = None
+        self._slot = ""
+        self._replica_count = 0
 
     def __repr__(self) -> str:
         return f"<PostgresServer on {self.port}, {'running' if self.running else 'not running'}>"
@@ -161,8 +165,7 @@ class PostgresServer:
         """SIGKILL to every process of the server at once, as when the power of its machine fails but for the disk."""
         if not self.running:
             return
-        os.kill(self.pid, signal.SIGSTOP)  # It must neither fork nor see its backends die while they are listed.
-        backends = children_of(self.pid)
+        backends = self._halt()
         for pid in (self.pid, *backends):
             send(pid, signal.SIGKILL)
         assert self._process is not None
@@ -172,9 +175,10 @@ class PostgresServer:
 
     def pause(self) -> None:
         """SIGSTOP to every process of the server: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-        for pid in children_of(self.pid):
+        backends = self._halt()
+        for pid in backends:
             send(pid, signal.SIGSTOP)
+        self._wait_until(lambda: all(map(halted, backends)), what="backends did not stop")
 
     def resume(self) -> None:
         """SIGCONT to every process of the server."""
@@ -202,6 +206,10 @@ class PostgresServer:
     def close(self) -> None:
         """End the server without a checkpoint and remove its folder. May be called twice."""
         self.kill()
+        if self._primary is not None and self._primary.running and self.folder is not None:
+            # A slot that nobody reads makes the primary keep its log for ever.
+            with contextlib.suppress(ServerFailed):
+                self._primary.execute(f"SELECT pg_drop_replication_slot('{self._slot}')")
         if self.folder is not None:
             self._release_shared_memory()
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -239,6 +247,41 @@ class PostgresServer:
             raise ServerFailed(what=f"psql: {done.stderr.strip()}", log=self.log(line_count=5))
         return done.stdout.strip()
 
+    def replica(self) -> PostgresServer:
+        """Start a streaming replica of this server; it is read-only, asynchronous, and a server like any other.
+
+        Its slot and application name are `r1`, `r2`, ...: `ALTER SYSTEM SET synchronous_standby_names = 'r1'` makes it
+        synchronous. `pause_replay` makes it late by exactly what is written meanwhile.
+        """
+        self._replica_count += 1
+        slot = f"r{self._replica_count}"
+        standby = PostgresServer(settings={**self.settings, "cluster_name": slot, "hot_standby": "on"})
+        standby._primary, standby._slot, standby._password = self, slot, self._password
+        standby.start()
+        return standby
+
+    def pause_replay(self) -> None:
+        """A replica goes on to receive and no longer shows what it gets; on return nothing new appears."""
+        self.execute("SELECT pg_wal_replay_pause()")
+        paused = "SELECT pg_get_wal_replay_pause_state()"
+        self._wait_until(lambda: self.execute(paused) == "paused", what="the replay did not pause")
+
+    def resume_replay(self) -> None:
+        """A replica shows again what it gets."""
+        self.execute("SELECT pg_wal_replay_resume()")
+
+    def wait_replayed(self) -> None:
+        """Return once a replica shows everything that its primary had committed when this was called."""
+        assert self._primary is not None, "only a replica replays"
+        wanted = self._primary.execute("SELECT pg_current_wal_flush_lsn()")
+        reached = f"SELECT pg_last_wal_replay_lsn() >= '{wanted}'"
+        self._wait_until(lambda: self.execute(reached) == "t", what=f"the replica did not reach {wanted}")
+
+    def promote(self) -> None:
+        """Make a replica a primary of its own; what it had not received is lost."""
+        if self.execute("SELECT pg_promote(true, 30)") != "t":
+            raise ServerFailed(what="the replica was not promoted within 30 s", log=self.log())
+
     def require_password(self, password: str) -> None:
         """From now on a connection needs this password; `url` carries it. Letters and digits only."""
         assert password.isalnum(), "the password goes into a URL and a statement as it is"
@@ -249,10 +292,22 @@ class PostgresServer:
         # A connection without it must be refused before we return: the reload is not instant.
         self._wait_until(lambda: _greeting(self.port) == AUTH_SASL, what="the password is still not asked for")
 
+    def _halt(self) -> list[int]:
+        """Stop the postmaster, which then neither forks nor sees its backends die, and list the backends."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._wait_until(lambda: halted(self.pid), what="the postmaster did not stop")
+        return children_of(self.pid)
+
     def _fill(self) -> None:
-        """Copy the template into the folder; `cp` keeps owner and mode, and shares blocks where it can."""
-        template = initialised()
-        subprocess.run(["cp", "-a", "--", str(template), str(self.data)], check=True, capture_output=True)  # noqa: S607
+        """Make the data folder: a copy of the template (`cp` keeps owner and mode), or of the primary."""
+        if self._primary is None:
+            words = ["cp", "-a", "--", str(initialised()), str(self.data)]
+        else:
+            source = ["-d", self._primary.url(), "-X", "stream", "-c", "fast", "--no-sync"]
+            words = [find_binary("pg_basebackup"), *source, "-R", "-C", "-S", self._slot, "-D", str(self.data)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/", **owner())
+        if done.returncode != 0:
+            raise ServerFailed(what=f"{words[0]} failed", log=done.stderr)
 
     def _start_on(self, port: int) -> bool:
         """Start on this port and wait; False if the port was taken. Raises ServerFailed for every other reason."""

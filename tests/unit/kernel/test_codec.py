@@ -146,6 +146,13 @@ class TestStrictness:
         assert (len(error.problems), error.count) == (100, 1000)
         assert "and 997 more" in error.detail
 
+    def test_a_flood_of_problems_is_one(self) -> None:
+        """More than 1,000 problems are not described one by one: that would stop the loop for a second."""
+        error = refused(b"[%s]" % b",".join([b'"x"'] * 1001), TypeAdapter(list[int]))
+
+        assert (error.code, error.count, len(error.problems)) == ("too_many_problems", 1001, 1)
+        assert "1001 values are wrong" in error.detail
+
     def test_errors_survive_pickle(self) -> None:
         """An error of one process can be read in another, code included."""
         error = pickle.loads(pickle.dumps(refused(b'{"part": {"size": "1"}}')))

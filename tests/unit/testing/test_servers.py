@@ -167,6 +167,49 @@ class TestPostgresServer:
         assert not Path(folder).exists()
 
 
+class TestReplica:
+    def test_it_follows_lags_on_demand_and_takes_over(self) -> None:
+        """A replica shows what was committed, refuses writes, is late while paused, and writes once promoted.
+
+        Method: one pair of servers, since a copy takes a second; what was written while the replay stood still is
+        received, so the promoted replica has it; its slot is gone from the primary after it has been closed.
+        """
+        with PostgresServer() as primary, primary.replica() as replica:
+            primary.create_database("shop")
+            primary.execute("CREATE TABLE t (x INT); INSERT INTO t VALUES (1)", database="shop")
+            replica.wait_replayed()
+            followed = replica.execute("SELECT x FROM t", database="shop")
+            with pytest.raises(ServerFailed, match="read-only transaction"):
+                replica.execute("INSERT INTO t VALUES (2)", database="shop")
+
+            replica.pause_replay()
+            primary.execute("INSERT INTO t VALUES (3)", database="shop")
+            late = replica.execute("SELECT x FROM t", database="shop")
+            replica.resume_replay()
+            replica.wait_replayed()
+            caught_up = replica.execute("SELECT x FROM t ORDER BY x", database="shop")
+            replica.kill()
+            primary.execute("INSERT INTO t VALUES (4)", database="shop")
+            replica.start()
+            replica.wait_replayed()
+
+            primary.kill()
+            replica.promote()
+            replica.execute("INSERT INTO t VALUES (5)", database="shop")
+
+            assert (followed, late, caught_up) == ("1", "1", "1\n3")
+            assert replica.execute("SELECT x FROM t ORDER BY x", database="shop") == "1\n3\n4\n5"
+
+    def test_a_closed_replica_leaves_no_slot(self, server: PostgresServer) -> None:
+        """The primary does not keep its log for a replica that is gone."""
+        with server.replica() as replica:
+            during = server.execute("SELECT slot_name, active FROM pg_replication_slots")
+            name = replica.execute("SHOW cluster_name")
+
+        assert during.startswith(f"{name}|")
+        assert server.execute("SELECT count(*) FROM pg_replication_slots") == "0"
+
+
 def test_a_missing_program_names_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without PostgreSQL the error names the program and the apt line."""
     monkeypatch.setattr(processes, "DEBIAN_BINARIES", tmp_path)

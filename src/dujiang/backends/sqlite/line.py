@@ -87,9 +87,16 @@ class Line:
 
     def first(self) -> Member | None:
         """Whose turn is next, or None."""
-        while self._members and self._members[0].state != WAITING:
+        while self._members:
+            member = self._members[0]
+            assert member.future is not None
+            if member.state == WAITING and not member.future.done():
+                return member
             self._members.popleft()
-        return self._members[0] if self._members else None
+            if member.state == WAITING:
+                # Cancelled, but its task has not run since; it must not be given a turn that it cannot take.
+                self.leave(member)
+        return None
 
     def call(self) -> Member:
         """Give the first its turn; there is one."""

@@ -20,8 +20,7 @@ The rejected forms: a timer that lets groups grow (idle callers wait for nothing
 fsync each), a thread per statement (570 us beside a busy loop, against 3), answering before the fsync (a power cut
 loses acknowledged work).
 
-A body that holds the writer without a statement is watch.py's business; the log's size is log.py's.
-
+The order of waiting is line.py's business, a body that holds the writer idle watch.py's, the log's size log.py's.
 tests/unit/backends/sqlite/test_writer.py counts the COMMITs, fails them, and cancels at every state.
 """
 

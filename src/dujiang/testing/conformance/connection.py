@@ -148,6 +148,43 @@ class ConnectionCases(Suite):
 
             assert isinstance(outcome, TransactionFailed)
 
+    @case("C2.4")
+    async def test_a_failure_that_the_body_hides_is_no_commit(self) -> None:
+        """Swallowing an error, also one that the database never saw, does not turn the transaction into a success."""
+        async with self.opened() as database:
+
+            async def body(connection: Connection) -> None:
+                await connection.execute(ADD, 1, 1)
+                await outcomes_of(connection.execute(ADD, object(), 1))
+
+            (outcome,) = await outcomes_of(database.write(body))
+
+            assert isinstance(outcome, TransactionFailed)
+            assert await stored(database) == []
+
+    @case("C2.5")
+    async def test_a_connection_is_dead_after_its_transaction(self) -> None:
+        """A body that keeps its connection cannot write into the transaction of the next caller."""
+        async with self.opened() as database:
+            kept: list[Connection] = []
+
+            async def keep(connection: Connection) -> None:
+                await connection.fetch(ONE)
+                kept.append(connection)
+
+            async def fail(connection: Connection) -> None:
+                kept.append(connection)
+                raise ValueError("undo")
+
+            await database.write(keep)
+            await database.read(keep)
+            await outcomes_of(database.write(fail))
+            async with database.held():
+                late = [(await outcomes_of(connection.execute(ADD, 1, 1)))[0] for connection in kept]
+
+            assert [type(outcome) for outcome in late] == [TransactionFailed] * 3
+            assert await stored(database) == []
+
     @case("C3.1")
     async def test_each_broken_constraint_is_told_by_its_kind(self) -> None:
         """Unique, not null, check and foreign key come as IntegrityFailed with that kind."""

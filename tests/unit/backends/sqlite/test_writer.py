@@ -416,6 +416,36 @@ class TestCancellation:
         assert isinstance(outcome, asyncio.CancelledError)
         assert await items(database) == [(1, 1), (2, 2)]
 
+    async def test_a_waiter_cancelled_as_its_turn_comes_is_passed_over(
+        self, database: SqliteDatabase, tasks: Tasks
+    ) -> None:
+        """A caller that was cancelled, and has not run since, is given no turn; the next one is.
+
+        Method: in one round of the loop the holder is let go first and the waiter cancelled second, so the holder's end
+        meets a waiter whose future is cancelled and whose task does not know it yet.
+        """
+        leave, begun = asyncio.Event(), asyncio.Event()
+
+        async def hold(_connection: Connection) -> None:
+            begun.set()
+            await leave.wait()
+
+        holder = tasks.spawn(database.write(hold), name="holder")
+        await begun.wait()
+        waiter = tasks.spawn(database.statement(ADD, 1, 1), name="waiter")
+        later = tasks.spawn(database.statement(ADD, 2, 2), name="later")
+        await SystemClock().sleep(0)
+        leave.set()
+        waiter.cancel()
+        outcomes = await outcomes_of(holder, waiter, later)
+        await tasks.wait_idle()
+
+        assert outcomes[0] is None
+        assert isinstance(outcomes[1], asyncio.CancelledError)
+        assert outcomes[2] == []
+        assert await items(database) == [(2, 2)]
+        assert database.stats()["waiting"] == 0
+
     async def test_a_storm_of_cancels_leaves_whole_pairs_and_a_free_writer(
         self, database: SqliteDatabase, tasks: Tasks
     ) -> None:

@@ -1,0 +1,54 @@
+"""Migrations on PostgreSQL: one connection of SQLAlchemy's own, apart from the pools.
+
+Upgrades wait for each other by an advisory lock of the session, which ends with the session however it ends. Only after
+that the wait for other locks is bounded: a migration that waits for a table holds up everybody who comes after it.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from dujiang.backends.postgres.errors import unconnected
+from dujiang.backends.postgres.options import address
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dujiang.data.migrate import Opener, Run
+
+# The letters "dujiang", as a number.
+LOCK = int.from_bytes(b"dujiang")
+
+
+def opener(url: str) -> Opener:
+    """Opens the database at `url` for migrations. Its errors are DatabaseUnreachable and DatabaseRefused."""
+    where = address(url)
+
+    async def connect() -> Any:
+        try:
+            return await asyncpg.connect(
+                where.dsn,
+                timeout=where.options.connect_timeout,
+                server_settings={"application_name": "dujiang/migrate", "timezone": "UTC"},
+            )
+        except Exception as cause:
+            raise unconnected(cause, url=where.shown) from cause
+
+    @asynccontextmanager
+    async def opened(*, alone: bool) -> AsyncIterator[Run]:
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        async with engine.connect() as connection:
+            if alone:
+                await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+            limit = f"{round(where.options.lock_timeout * 1000)}ms"
+            await connection.execute(text("SELECT set_config('lock_timeout', :limit, false)"), {"limit": limit})
+            await connection.commit()
+            yield connection.run_sync
+
+    return opened
