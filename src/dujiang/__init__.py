@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dujiang.app import App
     from dujiang.app.attach import Transaction
+    from dujiang.app.runtime import Runtime
     from dujiang.data.types import Id, Instant, Json, Model, Money, Scale
     from dujiang.kernel.context import now, random, sleep
     from dujiang.kernel.errors import DujiangError, Refusal
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from dujiang.messaging.tx import Read, Tx
     from dujiang.module import Module
     from dujiang.resilience.retry import Retry
-    from dujiang.app.runtime import Runtime
     from dujiang.settings import Settings
 
 HOME = {

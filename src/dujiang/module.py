@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, get_origin
 from dujiang.gateway.handler import inspected, where_of
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import Duration, duration_s
-from dujiang.messaging.message import Event
 from dujiang.messaging.tx import Read, Tx
 from dujiang.resilience.retry import Retry
 
 if TYPE_CHECKING:
+    from dujiang.messaging.message import Event
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from dujiang.data.database import Isolation
     from dujiang.messaging.subscription import OnFail, Start
-    from dujiang.read import ReadVerb
     from dujiang.react import Reaction
+    from dujiang.read import ReadVerb
     from dujiang.write import Write
 
 P = ParamSpec("P")
@@ -77,7 +77,9 @@ class Module:
         seed: Callable[[Tx], Awaitable[None]] | None = None,
     ) -> None:
         if not NAME.fullmatch(name):
-            raise Declared(where=f"Module({name!r})", what="is not a module name", how="use lower-case letters, digits, _")
+            raise Declared(
+                where=f"Module({name!r})", what="is not a module name", how="use lower-case letters, digits, _"
+            )
         self.name = name
         self.tables = tables
         self.migrations = migrations
@@ -120,7 +122,9 @@ class Module:
             for alias in aliases:
                 self._checked(alias, function, write=True)
             if idempotency not in ("optional", "required"):
-                raise Declared(where=where_of(function), what=f"idempotency={idempotency!r}", how="optional or required")
+                raise Declared(
+                    where=where_of(function), what=f"idempotency={idempotency!r}", how="optional or required"
+                )
             if batch and get_origin(handler.answer) is not list:
                 raise Declared(where=where_of(function), what="batch without lists", how="return list[View | Refusal]")
             verb = Write(
@@ -223,7 +227,7 @@ class Module:
             takes = [parameter for parameter, (hint, _) in handler.parameters.items() if hint == wanted]
             if len(takes) != 1:
                 shown = f"list[{event.__name__}]" if batch else event.__name__
-                raise Declared(where=where, what=f"does not take the event", how=f"add a parameter `event: {shown}`")
+                raise Declared(where=where, what="does not take the event", how=f"add a parameter `event: {shown}`")
             if ordered and event.key_field is None:
                 raise Declared(
                     where=where, what=f"is ordered, and {event.__name__} has no key", how="mark a field with `= key()`"
@@ -247,7 +251,9 @@ class Module:
 
         return declare
 
-    def invariant(self, says: str) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
+    def invariant(
+        self, says: str
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
         """Declare a law: `async def f(db: Read) -> list[Row]`; rows are violations."""
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -8,7 +8,7 @@ up to n events share one transaction; if it fails, each runs by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from dujiang.messaging.subscription import OnFail, Start, Subscription
 from dujiang.resilience.retry import Retry
@@ -65,13 +65,14 @@ class Reaction(Generic[P, T]):
 
     def subscription(self, provided: Mapping[str, Any]) -> Subscription:
         """This reaction as messaging sees it, with what the app provides filled in."""
-        injected = dict(provided)
+        injected, function = dict(provided), cast("Callable[..., Coroutine[Any, Any, Any]]", self.function)
 
         async def handle(tx: Tx, events: Sequence[Event]) -> Sequence[Any]:
             with span("handler", operation=self.name):
                 if self.batch:
-                    return await self.function(tx, **{self.event_name: list(events)}, **injected) or ()  # type: ignore[call-arg]
-                await self.function(tx, **{self.event_name: events[0]}, **injected)  # type: ignore[call-arg]
+                    answers: Sequence[Any] | None = await function(tx, **{self.event_name: list(events)}, **injected)
+                    return answers or ()
+                await function(tx, **{self.event_name: events[0]}, **injected)
             return ()
 
         return Subscription(

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from dujiang.data.transaction import transact
 from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
-from dujiang.gateway.problems import Answer, JSON_HEADERS, problem
-from dujiang.gateway.routes import Call
+from dujiang.gateway.problems import JSON_HEADERS, Answer, problem
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import Context, current, entered
 from dujiang.kernel.errors import DeadlinePassed, Refusal
 from dujiang.telemetry.tracing import span
 
 if TYPE_CHECKING:
+    from dujiang.gateway.routes import Call
     from collections.abc import Callable, Coroutine, Mapping
 
     from dujiang.data.database import Connection, Database, Isolation

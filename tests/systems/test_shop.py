@@ -19,6 +19,17 @@ async def settled_order(world: World, answer: Response) -> Any:
     return (await world.get(f"{ORDERS}/{answer.json['order_id']}")).json
 
 
+async def insisting(world: World, body: Any, key: str) -> Response:
+    """Order, and ask again for as long as the answer says to wait."""
+    answer = await world.post(ORDERS, body, key=key)
+    for _ in range(40):
+        if "retry-after" not in answer.headers:
+            break
+        answer = await world.post(ORDERS, body, key=key)
+    assert answer.status == 201, answer.body
+    return answer
+
+
 class TestPlacing:
     """POST /api/v1/orders, with the bodies and prices of the documentation."""
 
@@ -159,12 +170,7 @@ class TestIdempotency:
 
             async def ask(number: int) -> bytes:
                 body = {"items": ["itemA"], "user_id": number % 100}
-                for _ in range(20):
-                    answer = await world.post(ORDERS, body, key=f"k{number % 100}")
-                    if "retry-after" not in answer.headers:
-                        break
-                assert answer.status == 201, answer.body
-                return answer.body
+                return (await insisting(world, body, f"k{number % 100}")).body
 
             bodies = await all_of(*(ask(number) for number in range(1000)))
             await world.settle()
@@ -186,7 +192,9 @@ class TestCrowd:
 
             async def buy(number: int) -> tuple[int, Response]:
                 quantity = number % 3 + 1
-                return quantity, await world.post(ORDERS, {"user_id": number, "product_id": "laptop", "quantity": quantity})
+                return quantity, await world.post(
+                    ORDERS, {"user_id": number, "product_id": "laptop", "quantity": quantity}
+                )
 
             answers = await all_of(*(buy(number) for number in range(200)))
             await world.settle()
@@ -211,14 +219,8 @@ class TestTwoCopies:
             copies = (one, two)
 
             async def ask(number: int) -> bytes:
-                for _ in range(40):
-                    answer = await copies[number % 2].post(
-                        ORDERS, {"items": ["itemB"], "user_id": number // 2}, key=f"k{number // 2}"
-                    )
-                    if "retry-after" not in answer.headers:
-                        break
-                assert answer.status == 201, answer.body
-                return answer.body
+                body = {"items": ["itemB"], "user_id": number // 2}
+                return (await insisting(copies[number % 2], body, f"k{number // 2}")).body
 
             bodies = await all_of(*(ask(number) for number in range(100)))
             await one.settle()

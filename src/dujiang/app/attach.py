@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dujiang.app.declaration import App
-    from dujiang.messaging.tx import Tx
     from dujiang.app.runtime import Runtime
+    from dujiang.messaging.tx import Tx
 
 
 def attach(app: App, fastapi: FastAPI) -> None:
@@ -69,7 +69,7 @@ async def held(runtime: Runtime) -> AsyncIterator[Tx]:
                     yield tx
                     await tx.finish()
             finally:
-                tx.dispose()
+                await tx.dispose()
         crash_point("after_commit")
         for step in tx.after_commit:
             step()
@@ -89,7 +89,7 @@ async def open_transaction(request: Any) -> AsyncIterator[Tx]:
 
 
 def Transaction() -> Any:  # noqa: N802  (it stands where a type's metadata stands, like FastAPI's Depends)
-    """The dependency that opens a transaction for a route: `tx: Annotated[Tx, Transaction()]`.
+    """Give a route of another application a transaction of its own: `tx: Annotated[Tx, Transaction()]`.
 
     It commits after the route function has returned and before the answer is sent.
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from dujiang.gateway.handler import provided, where_of
 from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_model
 from dujiang.kernel.errors import Declared, Refusal
+from dujiang.react import Reaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,9 @@ class Composition:
         hint = verb.handler.answer
         if getattr(verb, "batch", 0) and get_origin(hint) is list:
             hint = get_args(hint)[0]
-        members = [member for member in get_args(hint) if not (isinstance(member, type) and issubclass(member, Refusal))]
+        members = [
+            member for member in get_args(hint) if not (isinstance(member, type) and issubclass(member, Refusal))
+        ]
         if members and len(members) < len(get_args(hint)):
             union = members[0]
             for member in members[1:]:
@@ -96,6 +99,7 @@ class Composition:
                 method, path = text.split(" ", 1)
                 options = dict(verb.options)
                 options.setdefault("status_code", verb.status)
+                options.setdefault("tags", [verb.name.split(".")[0]])
                 options.setdefault("operation_id", verb.name.replace(".", "_") + (f"_{place}" if place else ""))
                 yield RouteSpec(
                     verb=verb,
@@ -137,7 +141,7 @@ class Composition:
         """Every route and reaction, for `dujiang routes`."""
         for verb in self.app.verbs():
             common = {"kind": verb.kind, "name": verb.name, "handler": where_of(verb.function)}
-            if verb.kind == "react":
+            if isinstance(verb, Reaction):
                 yield {"method": "", "path": verb.event.event_name, **common}
             for text in (verb.route, *getattr(verb, "aliases", ())):
                 if text:

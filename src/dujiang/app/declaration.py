@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from dujiang.module import Invariant, Module
-    from dujiang.read import ReadVerb
-    from dujiang.react import Reaction
     from dujiang.app.runtime import Runtime
+    from dujiang.module import Invariant, Module
+    from dujiang.react import Reaction
+    from dujiang.read import ReadVerb
     from dujiang.settings import Settings
     from dujiang.write import Write
 

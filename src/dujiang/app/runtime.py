@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from dujiang.backends.table import load
 from dujiang.app.composition import Composition
 from dujiang.app.counting import Counting
+from dujiang.app.schema import Schema
+from dujiang.app.upkeep import Upkeep
+from dujiang.backends.table import load
 from dujiang.console.operations import Operations
 from dujiang.data.process import ProcessLease
 from dujiang.data.transaction import transact
 from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
-from dujiang.kernel.context import CURRENT, Context, current_or_none, entered
+from dujiang.kernel.context import Context, current_or_none, entered
 from dujiang.kernel.node import Node
 from dujiang.kernel.service import Services
 from dujiang.messaging.bell import Bells
@@ -35,17 +36,14 @@ from dujiang.messaging.subscription import activate
 from dujiang.messaging.tx import OutboxGauge, Read, Tx
 from dujiang.messaging.work import release_lease
 from dujiang.read import BoundRead, ReadVerb
-from dujiang.app.schema import Schema
 from dujiang.telemetry.health import Health
 from dujiang.telemetry.metrics import Metrics
 from dujiang.telemetry.watch import LoopWatch
-from dujiang.app.upkeep import Upkeep
 from dujiang.write import BoundWrite, Write
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from datetime import datetime
 
     from dujiang.app.declaration import App
     from dujiang.data.database import Connection, Database
@@ -137,7 +135,7 @@ class Runtime:
         """Makes this copy's ids."""
         return self.process.ids
 
-    async def __aenter__(self) -> Runtime:
+    async def __aenter__(self) -> Self:
         """Start."""
         await self.start()
         return self
@@ -191,15 +189,15 @@ class Runtime:
         context = Context(self.node, self)
         for subscription in subscriptions:
             consumer = Consumer(
-                context,
-                subscription,
-                numbers[subscription.name],
-                self.database,
-                self.broker,
-                self.bells,
-                self.process,
-                self.make_tx,
-                self._worked,
+                context=context,
+                subscription=subscription,
+                sub_id=numbers[subscription.name],
+                database=self.database,
+                broker=self.broker,
+                bells=self.bells,
+                process=self.process,
+                make_tx=self.make_tx,
+                worked=self._worked,
             )
             self.consumers.append(consumer)
             await consumer.start()

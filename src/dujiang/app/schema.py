@@ -1,16 +1,16 @@
 """Schema: whether the tables are what the code expects, and bringing them there.
 
-    state      embedded store        server database
-    empty      made                  made
-    current    -                     -
-    pending    upgraded at start     refused: `dujiang migrate` first, because other processes run on it
-    ahead      refused               refused
-    dirty      refused               refused
+state      embedded store        server database
+empty      made                  made
+current    -                     -
+pending    upgraded at start     refused: `dujiang migrate` first, because other processes run on it
+ahead      refused               refused
+dirty      refused               refused
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

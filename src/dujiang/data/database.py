@@ -20,13 +20,13 @@ testing/conformance/database.py holds every adapter to each numbered promise.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from collections.abc import Awaitable, Callable, Sequence
 
     from sqlalchemy.engine.interfaces import Dialect
@@ -135,9 +135,20 @@ class Database(Protocol):
     9. `stop` lets open transactions end, at most 10 s, and leaves no connection, thread or task.
     """
 
-    capabilities: Capabilities
-    dialect: Dialect
-    url: str
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this adapter can do."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """Compiles SQLAlchemy statements for this database."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Names the database for people; no password in it."""
+        ...
 
     async def start(self) -> None:
         """Open; raises DatabaseUnreachable, DatabaseRefused, StoreInUse with the cure."""

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Executable
-    from sqlalchemy.ext.asyncio import AsyncSession
 
     from dujiang.data.database import Connection, Database, Isolation, Settle
+    from dujiang.data.orm import TransactionSession
     from dujiang.data.statements import Result
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Transaction:
         self._database = database
         self._pieces: list[Piece] = []
         self._savepoints = 0
-        self._session: AsyncSession | None = None
+        self._session: TransactionSession | None = None
         self.before_commit: list[Callable[[], Awaitable[None]]] = []
         self.after_commit: list[Callable[[], None]] = []
         self.now_us = now_us
@@ -175,7 +175,7 @@ class Transaction:
         del self.after_commit[mark[2] :]
 
     @property
-    def session(self) -> AsyncSession:
+    def session(self) -> TransactionSession:
         """A SQLAlchemy ORM session on this same transaction. It is flushed before the commit; it never commits itself."""
         if self._session is None:
             from dujiang.data.orm import TransactionSession  # noqa: PLC0415
@@ -215,11 +215,16 @@ class Transaction:
             if piece.expect is not None and count != piece.expect and piece.otherwise is not None:
                 raise piece.otherwise()
 
-    def dispose(self) -> None:
-        """Drop what the session holds in memory; the connection stays the database's."""
+    @property
+    def has_session(self) -> bool:
+        """Whether the ORM session was used."""
+        return self._session is not None
+
+    async def dispose(self) -> None:
+        """End the session, if there is one; the connection stays the database's."""
         if self._session is not None:
-            self._session.sync_session.expunge_all()
-            self._session = None
+            session, self._session = self._session, None
+            await session.end()
 
 
 X = TypeVar("X", bound=Transaction)
@@ -257,7 +262,8 @@ async def transact(
             await tx.finish()
         finally:
             CURRENT.reset(token)
-            tx.dispose()
+            if tx.has_session:
+                await tx.dispose()
         done[:] = [tx]
         return answer
 

@@ -55,7 +55,9 @@ def inspected(function: Callable[..., Any], *, worlds: tuple[type, ...]) -> Hand
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as error:
-        raise Declared(where=where, what=f"has an annotation that cannot be read: {error}", how="import the name") from None
+        raise Declared(
+            where=where, what=f"has an annotation that cannot be read: {error}", how="import the name"
+        ) from None
     untyped = [name for name in signature.parameters if name not in hints]
     if untyped or "return" not in hints:
         missing = ", ".join([*untyped, *(["return"] if "return" not in hints else [])])
@@ -63,7 +65,11 @@ def inspected(function: Callable[..., Any], *, worlds: tuple[type, ...]) -> Hand
     names = list(signature.parameters)
     wanted = " or ".join(world.__name__ for world in worlds)
     if not names or not isinstance(hints[names[0]], type) or not issubclass(hints[names[0]], worlds):
-        raise Declared(where=where, what=f"its first parameter is not {wanted}", how=f"begin with `({wanted.lower()}: {wanted}, ...)`")
+        raise Declared(
+            where=where,
+            what=f"its first parameter is not {wanted}",
+            how=f"begin with `({wanted.lower()}: {wanted}, ...)`",
+        )
     parameters = {name: (hints[name], signature.parameters[name].default) for name in names[1:]}
     return Handler(function, hints[names[0]], parameters, hints["return"])
 

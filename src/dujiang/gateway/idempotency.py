@@ -135,7 +135,7 @@ class InFlight(DujiangError):
     retry_after_s: float = 1.0
 
 
-class Replay(Exception):  # noqa: N818  (it carries an answer, and is no error)
+class Replay(Exception):
     """Leaves a transaction with an answer that was stored before."""
 
     def __init__(self, answer: Answer) -> None:
@@ -143,7 +143,7 @@ class Replay(Exception):  # noqa: N818  (it carries an answer, and is no error)
         self.answer = answer
 
 
-class Lost(Exception):  # noqa: N818  (it means "look again")
+class Lost(Exception):
     """Another process has the key, or stored its answer first: look again."""
 
 
@@ -261,7 +261,9 @@ class Idempotency:
         finally:
             del self._flights[place]
 
-    async def _follow(self, key: Key, flight: tuple[bytes, asyncio.Future[Answer | None]], until: float) -> Answer | None:
+    async def _follow(
+        self, key: Key, flight: tuple[bytes, asyncio.Future[Answer | None]], until: float
+    ) -> Answer | None:
         fingerprint, landed = flight
         if fingerprint != key.fingerprint:
             raise KeyReused(operation=key.operation)

@@ -270,7 +270,9 @@ def endpoint_for(spec: RouteSpec) -> Callable[..., Awaitable[Response]]:
         if name in spec.provided:
             continue
         annotation = spec.body_type if name == spec.body_name else hint
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        )
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     endpoint.__name__ = spec.handler.function.__name__
     endpoint.__doc__ = spec.handler.function.__doc__

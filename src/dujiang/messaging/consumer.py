@@ -29,7 +29,6 @@ from dujiang.kernel.ids import uuid7_us
 from dujiang.kernel.tasks import Tasks, current_task
 from dujiang.messaging.deadletter import bury
 from dujiang.messaging.inbox import HORIZON_US, first_time
-from dujiang.messaging.tx import Tx
 from dujiang.messaging.work import (
     HALT,
     STATE_DONE,
@@ -46,6 +45,7 @@ from dujiang.telemetry.crash import crash_point
 from dujiang.telemetry.tracing import continued, parse_traceparent
 
 if TYPE_CHECKING:
+    from dujiang.messaging.tx import Tx
     from collections.abc import Callable, Sequence
 
     from dujiang.data.database import Connection, Database
@@ -108,6 +108,7 @@ class Consumer:
 
     def __init__(
         self,
+        *,
         context: Context,
         subscription: Subscription,
         sub_id: int,
@@ -265,8 +266,10 @@ class Consumer:
         message, event_type = claim.message, self.subscription.event
         now_us = self._node.clock.now_us()
         try:
-            if message.payload is None or message.topic != event_type.event_name:
-                raise Undecodable(event=str(message.topic), why=f"{self.subscription.name} handles {event_type.event_name}")
+            if message.topic != event_type.event_name:
+                raise Undecodable(
+                    event=str(message.topic), why=f"{self.subscription.name} handles {event_type.event_name}"
+                )
             if uuid7_us(message.message_id) < now_us - HORIZON_US:
                 await self._bury(claim, "beyond_dedupe_horizon", None)
                 return None
@@ -355,7 +358,9 @@ class Consumer:
         else:
             asked_s = getattr(error, "retry_after_s", 0.0) if isinstance(error, DujiangError) else 0.0
             wait_s = max(retry.wait_s(claim.attempt, self._node.entropy), asked_s)
-            logger.warning("%s tries %s again in %.3f s: %r", self.subscription.name, message.message_id.hex(), wait_s, error)
+            logger.warning(
+                "%s tries %s again in %.3f s: %r", self.subscription.name, message.message_id.hex(), wait_s, error
+            )
             await self._give_back(claim, now_us + int(wait_s * 1e6))
             crash_point("retry_row_written")
             self._report(claim, "retried", self._node.clock.monotonic())
@@ -371,7 +376,9 @@ class Consumer:
             holds = HALT
         elif self.subscription.ordered and self.subscription.on_fail == "park_key":
             holds = claim.message.okey
-        logger.error("%s: message %s is dead: %s", self.subscription.name, claim.message.message_id.hex(), reason, exc_info=error)
+        logger.error(
+            "%s: message %s is dead: %s", self.subscription.name, claim.message.message_id.hex(), reason, exc_info=error
+        )
         await self._persist(
             lambda: bury(
                 self._database,

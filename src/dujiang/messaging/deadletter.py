@@ -15,7 +15,7 @@ from dujiang.data.sql import Sql
 from dujiang.kernel.errors import DujiangError
 from dujiang.messaging.inbox import FORGET
 from dujiang.messaging.message import headers_of, headers_text
-from dujiang.messaging.work import HALT, STATE_DEAD, OUTCOME_ONE, Claim, end_claim
+from dujiang.messaging.work import HALT, OUTCOME_ONE, STATE_DEAD, Claim, end_claim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,9 @@ ONE = Sql(
     "Reads one dead letter.",
 )
 DELETE = Sql("deadletter_delete", "DELETE FROM dj_dead WHERE dead_id = $1 RETURNING 1", "Takes a dead letter out.")
-RELEASE = Sql("deadletter_release", "DELETE FROM dj_hold WHERE dead_id = $1", "Lets the key go on that this letter held.")
+RELEASE = Sql(
+    "deadletter_release", "DELETE FROM dj_hold WHERE dead_id = $1", "Lets the key go on that this letter held."
+)
 READY_AGAIN = Sql(
     "deadletter_ready_again",
     """INSERT INTO dj_ready (sub_id, seq, okey, tenant, attempt, crashes, message_id, topic, created_us, headers, payload,

@@ -127,8 +127,10 @@ async def backlog(database: Database) -> tuple[int, int | None]:
 
 async def needed_from(database: Database) -> int:
     """The lowest number that somebody still needs; everything below may go once it is old enough."""
-    floor, ready, running = (await database.read(lambda c: c.fetch(OLDEST_NEEDED)))[0]
-    return min(number for number in (floor + 1, ready, running) if number is not None)
+    numbers: Any = (await database.read(lambda c: c.fetch(OLDEST_NEEDED)))[0]
+    floor, ready, running = numbers
+    needed: int = min(number for number in (floor + 1, ready, running) if number is not None)
+    return needed
 
 
 async def delete_slice(database: Database, below: int, before_us: int, limit: int = 500) -> int:

@@ -88,7 +88,9 @@ class Cleaner:
         outcome_keep_us: How long outcomes are kept.
     """
 
-    def __init__(self, node: Node, database: Database, *, outbox_keep_us: int, outcome_keep_us: int = 30 * DAY_US) -> None:
+    def __init__(
+        self, node: Node, database: Database, *, outbox_keep_us: int, outcome_keep_us: int = 30 * DAY_US
+    ) -> None:
         self._node = node
         self._database = database
         self._outbox_keep_us = outbox_keep_us

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 OnFail = Literal["park_key", "skip", "halt"]
 Start = Literal["now", "beginning"]
 
-ALL = Sql("subscription_all", "SELECT sub_id, name, active FROM dj_subscription ORDER BY sub_id", "Reads the catalogue.")
+ALL = Sql(
+    "subscription_all", "SELECT sub_id, name, active FROM dj_subscription ORDER BY sub_id", "Reads the catalogue."
+)
 LOCK_RELAY = Sql(
     "subscription_lock_relay",
     "UPDATE dj_relay SET floor_seq = floor_seq WHERE relay_id = 1",
@@ -39,7 +41,9 @@ UPDATE = Sql(
     "UPDATE dj_subscription SET topic = $2, ordered = $3, active = 1 WHERE sub_id = $1",
     "Brings a subscription to what the code says.",
 )
-RENAME = Sql("subscription_rename", "UPDATE dj_subscription SET name = $2 WHERE name = $1", "Gives a subscription its new name.")
+RENAME = Sql(
+    "subscription_rename", "UPDATE dj_subscription SET name = $2 WHERE name = $1", "Gives a subscription its new name."
+)
 RETIRE = Sql("subscription_retire", "UPDATE dj_subscription SET active = 0 WHERE name = $1", "Ends a subscription.")
 CANCEL = Sql(
     "subscription_cancel",

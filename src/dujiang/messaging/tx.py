@@ -103,7 +103,9 @@ class Tx(Transaction):
             headers["correlation"] = self._cause.headers.get("correlation", self._cause.message_id.hex())
             headers["hop"] = int(self._cause.headers.get("hop", 0)) + 1
             if headers["hop"] > HOPS_MAX:
-                raise Overloaded(what=f"the chain of events behind {self._cause.topic}", size=headers["hop"], limit=HOPS_MAX)
+                raise Overloaded(
+                    what=f"the chain of events behind {self._cause.topic}", size=headers["hop"], limit=HOPS_MAX
+                )
         return headers
 
     def _mark(self) -> tuple[int, ...]:

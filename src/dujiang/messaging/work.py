@@ -153,7 +153,9 @@ RETURN_OF_LEASE = Sql(
         FROM dj_running WHERE lease = $1 RETURNING sub_id""",
     "Puts back to ready what a dead process was doing.",
 )
-DROP_OF_LEASE = Sql("work_drop_of_lease", "DELETE FROM dj_running WHERE lease = $1", "Ends the claims of a dead process.")
+DROP_OF_LEASE = Sql(
+    "work_drop_of_lease", "DELETE FROM dj_running WHERE lease = $1", "Ends the claims of a dead process."
+)
 COUNTS = Sql(
     "work_counts",
     """SELECT s.name, (SELECT count(*) FROM dj_ready r WHERE r.sub_id = s.sub_id),
@@ -266,7 +268,9 @@ async def claim_keyed(
     return claims_of(rows, sub_id, lease), waiting
 
 
-def ack_pieces(database: Database, name: str, claims: Sequence[Claim], state: int, now_us: int, took_us: int) -> list[Piece]:
+def ack_pieces(
+    database: Database, name: str, claims: Sequence[Claim], state: int, now_us: int, took_us: int
+) -> list[Piece]:
     """The closing pieces that end claims and count them; a lost lease raises LeaseLost and rolls everything back."""
     sub_id, lease = claims[0].sub_id, claims[0].lease
 

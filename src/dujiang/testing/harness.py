@@ -168,7 +168,9 @@ class World:
         until = clock.monotonic() + within_s
         while any(counts := await self.open_work()):
             if clock.monotonic() > until:
-                raise NotSettled(f"still open after {within_s} s: {counts[0]} unrouted, {counts[1]} ready, {counts[2]} running")
+                raise NotSettled(
+                    f"still open after {within_s} s: {counts[0]} unrouted, {counts[1]} ready, {counts[2]} running"
+                )
             await clock.sleep(0.003)
 
     async def violations(self) -> list[Any]:

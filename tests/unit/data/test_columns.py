@@ -133,14 +133,14 @@ def test_a_value_that_is_not_exact_is_refused(column: sa.Column[Any], value: Any
 
 def test_values_are_kept_in_the_smallest_unit() -> None:
     """An amount is a count of its smallest unit, an instant of microseconds, JSON a canonical text."""
-    store = sqlite.dialect()
-    bound = {name: c[name].type.bind_processor(store) for name in ("price", "rate", "at", "doc")}
+    store: Any = sqlite.dialect()
+    bound: dict[str, Any] = {name: c[name].type.bind_processor(store) for name in ("price", "rate", "at", "doc")}
     assert bound["price"](Decimal("-199.98")) == -19998
     assert bound["price"](Decimal("92233720368547758.07")) == 2**63 - 1
     assert bound["rate"](Decimal("1.5")) == 15000
     assert bound["at"](datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1_000_000
     assert bound["doc"]({"b": 1, "a": ["ü", "\\u0000"]}) == '{"a":["ü","\\\\u0000"],"b":1}'
-    read = c.price.type.result_processor(store, None)
+    read: Any = c.price.type.result_processor(store, None)
     assert str(read(-19998)) == "-199.98"
     assert str(read(Decimal(30))) == "0.30"
     with pytest.raises(ColumnRefused, match="smallest unit"):

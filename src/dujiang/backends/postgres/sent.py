@@ -5,7 +5,7 @@
     await sent                                its answer; from whichever task takes it up
 
 The usual way is a task for the request and a shield around it. For COMMIT, once in every transaction, that costs 11
-us, a tenth of the transaction; this costs 3. A coroutine is started by its first `send`, which returns the future
+us, a tenth of a transaction of five statements; this costs 4. A coroutine is started by its first `send`, which returns the future
 that it waits for. A task that awaited that future itself would cancel it together with itself, so it awaits another
 one, which is woken by the first. Whoever takes the answer drives the coroutine on; that may be another task, so
 `work` must look at neither its task nor its context. The driver's simple query does not.

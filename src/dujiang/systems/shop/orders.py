@@ -72,7 +72,7 @@ PRICE = select(product.c.price).where(product.c.sku == bindparam("sku"))
 LEFT = stock.c.on_hand - stock.c.reserved - stock.c.pending
 CLAIM = (
     update(stock)
-    .where(stock.c.sku == bindparam("of"), LEFT >= bindparam("quantity"))
+    .where(stock.c.sku == bindparam("of"), bindparam("quantity") <= LEFT)
     .values(pending=stock.c.pending + bindparam("quantity"))
 )
 LEFT_OF = select(LEFT).where(stock.c.sku == bindparam("of"))
@@ -89,7 +89,11 @@ UNRESERVE = (
     .where(stock.c.sku == bindparam("of"))
     .values(pending=stock.c.pending + bindparam("quantity"), reserved=stock.c.reserved - bindparam("quantity"))
 )
-LINES = select(line.c.sku, line.c.quantity, line.c.price).where(line.c.order_id == bindparam("order_id")).order_by(line.c.sku)
+LINES = (
+    select(line.c.sku, line.c.quantity, line.c.price)
+    .where(line.c.order_id == bindparam("order_id"))
+    .order_by(line.c.sku)
+)
 DECIDE = (
     update(order)
     .where(order.c.order_id == bindparam("of"), order.c.status == "pending")
@@ -99,7 +103,7 @@ ORDER = select(order).where(order.c.order_id == bindparam("order_id"))
 STOCK = select(stock.c.sku, stock.c.on_hand, stock.c.reserved, stock.c.pending).where(stock.c.sku == bindparam("of"))
 
 
-@shop.write("POST /api/v1/orders", aliases=("POST /orders/",), tags=["orders"])
+@shop.write("POST /api/v1/orders", aliases=("POST /orders/",))
 async def place_order(tx: Tx, body: NewOrder) -> OrderReceipt:
     """Accept an order that the stock covers; the reservation follows."""
     wanted = body.quantities()
@@ -157,7 +161,7 @@ async def reserve_stock(tx: Tx, event: OrderPlaced) -> None:
         tx.publish(StockReserved(order_id=event.order_id))
 
 
-@shop.read("GET /api/v1/orders/{order_id}", ttl="2h", absent="30s", tags=["orders"])
+@shop.read("GET /api/v1/orders/{order_id}", ttl="2h", absent="30s", tags=("order:{order_id}",))
 async def read_order(db: Read, order_id: Id) -> OrderView | None:
     """An order with its lines."""
     found = (await db.execute(ORDER, {"order_id": order_id})).one_or_none()
@@ -174,7 +178,7 @@ async def read_order(db: Read, order_id: Id) -> OrderView | None:
     )
 
 
-@shop.write("PUT /_dj/shop/stock/{sku}", tags=["operations"])
+@shop.write("PUT /_dj/shop/stock/{sku}")
 async def set_stock(tx: Tx, sku: str, body: StockLevel) -> StockView:
     """Set how many of a product lie in the warehouse."""
     change = update(stock).where(stock.c.sku == sku, stock.c.reserved <= body.on_hand).values(on_hand=body.on_hand)
@@ -187,7 +191,7 @@ async def set_stock(tx: Tx, sku: str, body: StockLevel) -> StockView:
     return stock_view(found)
 
 
-@shop.read("GET /_dj/shop/stock/{sku}", tags=["operations"])
+@shop.read("GET /_dj/shop/stock/{sku}")
 async def read_stock(db: Read, sku: str) -> StockView | None:
     """The stock of one product."""
     found = (await db.execute(STOCK, {"of": sku})).one_or_none()
@@ -229,6 +233,8 @@ async def stock_is_conserved(db: Read) -> list[Any]:
 @shop.invariant("the total of an order is the sum of its lines")
 async def totals_add_up(db: Read) -> list[Any]:
     """Orders whose total differs from their lines."""
-    added = select(func.sum(line.c.price * line.c.quantity)).where(line.c.order_id == order.c.order_id).scalar_subquery()
+    added = (
+        select(func.sum(line.c.price * line.c.quantity)).where(line.c.order_id == order.c.order_id).scalar_subquery()
+    )
     wrong = select(order.c.order_id).where(case((added.is_(None), True), else_=added != order.c.total))
     return list((await db.execute(wrong)).all())

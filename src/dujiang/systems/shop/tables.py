@@ -8,7 +8,9 @@ from dujiang.columns import Choice, Id, Instant, Key, Money
 
 metadata = MetaData()
 
-product = Table("shop_product", metadata, Column("sku", Key(64), primary_key=True), Column("price", Money(2), nullable=False))
+product = Table(
+    "shop_product", metadata, Column("sku", Key(64), primary_key=True), Column("price", Money(2), nullable=False)
+)
 
 # left = on_hand - reserved - pending; `pending` is claimed by accepted orders whose reservation is under way.
 stock = Table(

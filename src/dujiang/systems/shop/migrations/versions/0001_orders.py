@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dujiang.systems.shop.tables import metadata
 from alembic import op
+
+from dujiang.systems.shop.tables import metadata
 
 revision = "0001"
 down_revision = None
