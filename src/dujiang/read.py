@@ -6,7 +6,6 @@ caches come. An answer of None is 404.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -88,9 +87,8 @@ class BoundRead:
 
         limit_s = context.remaining_s()
         try:
-            async with asyncio.timeout(limit_s):
-                with span("read", operation=self.verb.name):
-                    return await self._database.read(body)
+            with context.node.limits.within(limit_s), span("read", operation=self.verb.name):
+                return await self._database.read(body)
         except TimeoutError:
             raise DeadlinePassed(what=self.verb.name, limit_s=limit_s or 0.0) from None
 

@@ -157,7 +157,7 @@ class BoundWrite:
         context = current()
         limit_s = context.remaining_s()
         try:
-            async with asyncio.timeout(limit_s):
+            with context.node.limits.within(limit_s):
                 if self.verb.batch:
                     return await self._join(call, key)
                 return await self._alone(call, key)

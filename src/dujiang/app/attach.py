@@ -10,18 +10,27 @@
 The attached verbs are routes of the existing application; `Transaction()` gives any of its own routes a transaction that
 commits before the answer leaves and rolls back when the route raises. Such a transaction cannot run again: a conflict
 reaches the client as 503 with `Retry-After`.
+
+Everything below `/_dj/` is served by the running copy's own front, which asks for the operator's token: as plain routes
+of the existing application, operations would be open to everybody. The rest of that front (the checks of the guard,
+`/health/`, `/metrics`) belongs to whoever serves the application.
+
+tests/docs/test_adopt.py runs all of it inside an application that has tables and an engine of its own.
 """
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from dujiang.data.transaction import NestedTransaction
 from dujiang.kernel.context import CURRENT, changed, current_or_none, entered
 from dujiang.telemetry.crash import crash_point
+from dujiang.telemetry.tracing import span
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 
     from fastapi import FastAPI
 
@@ -29,15 +38,24 @@ if TYPE_CHECKING:
     from dujiang.app.runtime import Runtime
     from dujiang.messaging.tx import Tx
 
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+OPERATIONS = "/_dj/"
+
 
 def attach(app: App, fastapi: FastAPI) -> None:
     """See `App.attach`."""
     from dujiang.app.composition import Composition  # noqa: PLC0415
     from dujiang.gateway.problems import answer_of_exception  # noqa: PLC0415
     from dujiang.kernel.errors import DujiangError  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
 
     inner = fastapi.router.lifespan_context
-    fastapi.router.routes.extend(Composition(app).routes)
+    routes = [route for route in Composition(app).routes if not route.path.startswith(OPERATIONS)]
+    fastapi.router.routes.extend(routes)
+    fastapi.router.routes.append(Route(f"{OPERATIONS}{{rest:path}}", Front(), include_in_schema=False))
 
     @asynccontextmanager
     async def both(application: Any) -> AsyncIterator[dict[str, Any]]:
@@ -58,6 +76,17 @@ def attach(app: App, fastapi: FastAPI) -> None:
     fastapi.add_exception_handler(DujiangError, answered)
 
 
+class Front:
+    """The ASGI application that hands a connection to the running copy's own front, guard and operator's token included."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        from dujiang.gateway.routes import runtime_of  # noqa: PLC0415
+
+        runtime: Any = runtime_of(scope)
+        await runtime.asgi(scope, receive, send)
+
+
 @asynccontextmanager
 async def held(runtime: Runtime) -> AsyncIterator[Tx]:
     """A transaction that is open for the block; see `Runtime.held`."""
@@ -76,11 +105,12 @@ async def held(runtime: Runtime) -> AsyncIterator[Tx]:
 
 
 async def open_transaction(request: Any) -> AsyncIterator[Tx]:
-    """The dependency behind `Transaction()`."""
-    from dujiang.gateway.routes import runtime_of  # noqa: PLC0415
+    """The dependency behind `Transaction()`: one transaction in the context of this request, its trace included."""
+    from dujiang.gateway.routes import Head, runtime_of, trace_of  # noqa: PLC0415
 
     runtime: Any = runtime_of(request.scope)
-    token = CURRENT.set(runtime.request_context("", "", None))
+    head = Head(request.scope)
+    token = CURRENT.set(runtime.request_context(*trace_of(head.traceparent), head.timeout_ms))
     try:
         async with runtime.held() as tx:
             yield tx
@@ -89,15 +119,25 @@ async def open_transaction(request: Any) -> AsyncIterator[Tx]:
 
 
 def Transaction() -> Any:  # noqa: N802  (it stands where a type's metadata stands, like FastAPI's Depends)
-    """Give a route of another application a transaction of its own: `tx: Annotated[Tx, Transaction()]`.
+    """The dependency that opens a transaction for a route: `tx: Annotated[Tx, Transaction()]`.
 
-    It commits after the route function has returned and before the answer is sent.
+    It commits after the route function has returned and before the answer is sent, and rolls back when the route raises.
+    Two parameters of one request share one transaction.
     """
-    from fastapi import Depends, Request  # noqa: PLC0415
+    from fastapi import Depends  # noqa: PLC0415
+
+    return Depends(transaction_of_request(), scope="function")
+
+
+@cache
+def transaction_of_request() -> Callable[..., AsyncIterator[Tx]]:
+    """The one function behind every `Transaction()`: FastAPI solves it once for each request."""
+    from fastapi import Request  # noqa: PLC0415
 
     async def dependency(request: Request) -> AsyncIterator[Tx]:
         async for tx in open_transaction(request):
             yield tx
 
+    # FastAPI reads the annotation, which the name of a function-local import cannot be found by.
     dependency.__annotations__["request"] = Request
-    return Depends(dependency, scope="function")
+    return dependency

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dujiang.messaging.consumer import Worked
+    from dujiang.messaging.work import Worked
     from dujiang.telemetry.metrics import Counter, Histogram, Metrics
 
 

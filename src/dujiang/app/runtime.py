@@ -34,10 +34,11 @@ from dujiang.messaging.partitions import Cleaner
 from dujiang.messaging.relay import Relay
 from dujiang.messaging.subscription import activate
 from dujiang.messaging.tx import OutboxGauge, Read, Tx
-from dujiang.messaging.work import release_lease
+from dujiang.messaging.work import orphaned_leases, release_lease
 from dujiang.read import BoundRead, ReadVerb
 from dujiang.telemetry.health import Health
 from dujiang.telemetry.metrics import Metrics
+from dujiang.telemetry.tracing import recheck
 from dujiang.telemetry.watch import LoopWatch
 from dujiang.write import BoundWrite, Write
 
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.ids import IdMaker
     from dujiang.messaging.broker import Broker
-    from dujiang.messaging.consumer import Worked
     from dujiang.messaging.message import Message
+    from dujiang.messaging.work import Worked
     from dujiang.react import Reaction
     from dujiang.settings import Settings
 
@@ -113,7 +114,7 @@ class Runtime:
         self.bells = Bells(self.database, self.node.tasks)
         self.gauge = OutboxGauge(settings.outbox_limit)
         self.idempotency = Idempotency(self.node, self.database, keep_us=int(settings.idempotency_ttl_s * 1e6))
-        self.process = ProcessLease(self.node, self.database, settings.instance, release_lease, self._lease_lost)
+        self.process = ProcessLease(self.node, self.database, settings.instance, release_lease, self._lease_lost, orphaned_leases)
         self.relay = Relay(self.node, self.database, self.broker, self.bells, self.process, self._passed)
         self.cleaner = Cleaner(self.node, self.database, outbox_keep_us=int(settings.outbox_retention_s * 1e6))
         self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all)
@@ -162,6 +163,7 @@ class Runtime:
                 ("ready", Step(self._ready, self._leave)),
             ]
         )
+        recheck()
         self.database.listen(self.bells.hear)
         await self._services.start()
 

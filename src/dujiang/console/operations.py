@@ -63,17 +63,18 @@ class Operations:
         if scope["type"] != "http":
             await self._runtime.composition.fastapi(scope, receive, send)
             return
-        path: str = scope["path"]
+        path = path_here(scope)
         if path.startswith("/_dj/") and not self._allowed(scope):
             answer = answer_of_exception(OperatorOnly())
             answer.headers.append((b"www-authenticate", b"Bearer"))
             await send_answer(send, answer)
             return
-        route = self._table.find(scope)
+        inside = scope if path == scope["path"] else {**scope, "path": path}
+        route = self._table.find(inside)
         if route is not None:
-            await route.app(scope, receive, send)
+            await route.app(inside, receive, send)
         elif path.startswith(("/health/", "/metrics", "/_dj/")):
-            await self._own(scope, path, receive, send)
+            await self._own(inside, path, receive, send)
         else:
             await self._fall_back(scope, receive, send)
 
@@ -134,6 +135,17 @@ class Operations:
             await self._runtime.composition.fallback(scope, receive, send)
         except Exception as error:  # noqa: BLE001
             await send_answer(send, answer_of_exception(error))
+
+
+def path_here(scope: Scope) -> str:
+    """The path below the place where this application is mounted.
+
+    A mount leaves its prefix in `path` and names it in `root_path`. What is decided by the path, above all that operations
+    need the operator's token, must see the same path that the routes see.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def health_answer(ok: bool, report: dict[str, Any]) -> Answer:  # noqa: FBT001

@@ -189,7 +189,8 @@ class Database(Protocol):
         ...
 
     async def durability(self) -> dict[str, str]:
-        """What an acknowledgement means right now, read back from the database: settings by name, and `means`."""
+        """What an acknowledgement means right now, read back from the database: settings by name, `safe` (`yes` if
+        an acknowledged write outlives a crash of the machine, else `no`), and `means`, a sentence."""
         ...
 
     async def health(self) -> None:

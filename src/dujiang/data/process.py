@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
+from dujiang.kernel.entropy import SystemEntropy
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.ids import WORKER_COUNT, IdMaker
 from dujiang.kernel.tasks import ended
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.node import Node
@@ -38,6 +39,10 @@ logger = logging.getLogger("dujiang.process")
 
 BEAT_S, IDS_STOP_S, CANCEL_S, LEASE_S = 5.0, 15.0, 17.0, 20.0
 AHEAD_US = 30_000_000
+RETRY_S = 1.0
+
+# Tells this process from one before it: in a container every process has the same number.
+MARK = SystemEntropy().secret(8).hex()
 
 LOCK = Sql(
     "process_lock",
@@ -65,7 +70,11 @@ BEAT = Sql(
     "UPDATE dj_process SET expires_us = $2, high_us = $3 WHERE lease = $1 AND expires_us > 0 RETURNING 1",
     "Says that this process lives; no row when its lease was ended.",
 )
-END = Sql("process_end", "UPDATE dj_process SET expires_us = 0 WHERE lease = $1 RETURNING 1", "Ends a process's lease.")
+END = Sql(
+    "process_end",
+    "UPDATE dj_process SET expires_us = 0 WHERE lease = $1 AND expires_us > 0 RETURNING 1",
+    "Ends a process's lease; no row when it was ended before.",
+)
 SAME_INSTANCE = Sql(
     "process_same_instance",
     "SELECT lease, info FROM dj_process WHERE expires_us > 0 ORDER BY lease",
@@ -99,6 +108,7 @@ class ProcessLease:
         instance: The stable name of this process across restarts; empty = none.
         release: Puts back what a dead lease held, inside a transaction; messaging gives it.
         lost: Called once when this process must take itself for dead.
+        orphaned: Finds leases that hold work although nobody living has them; messaging gives it.
     """
 
     def __init__(
@@ -108,12 +118,14 @@ class ProcessLease:
         instance: str,
         release: Callable[[Connection, int, int], Awaitable[Any]],
         lost: Callable[[], None],
+        orphaned: Callable[[Connection], Awaitable[Sequence[int]]] | None = None,
     ) -> None:
         self._node = node
         self._database = database
         self._instance = instance
         self._release = release
         self._lost = lost
+        self._orphaned = orphaned
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._confirmed = 0.0
@@ -141,12 +153,15 @@ class ProcessLease:
 
     async def _acquire(self) -> None:
         asked_at = self._node.clock.monotonic()
-        info = json.dumps({"pid": os.getpid(), "instance": self._instance})
+        info = json.dumps({"pid": os.getpid(), "mark": MARK, "instance": self._instance})
 
         async def body(connection: Connection) -> tuple[int, int, int]:
             now_us = self._node.clock.now_us()
             lease = (await connection.fetch(LOCK))[0][0]
             await self._end_recognised(connection, now_us)
+            # Before a row is given to us: the work of the dead one who held it would belong to nobody.
+            for dead, _ in await connection.fetch(EXPIRED, now_us):
+                await self._end_in(connection, dead, now_us)
             until_us, high_us = now_us + int(LEASE_S * 1e6), now_us + AHEAD_US
             free = await connection.fetch(FREE, now_us)
             count = (await connection.fetch(COUNT))[0][0]
@@ -173,24 +188,28 @@ class ProcessLease:
         for lease, text in await connection.fetch(SAME_INSTANCE):
             info = json.loads(text)
             same = bool(self._instance) and info.get("instance") == self._instance
-            if (alone or same) and info.get("pid") != os.getpid():
-                await self._release(connection, lease, now_us)
-                await connection.fetch(END, lease)
+            if (alone or same) and info.get("mark") != MARK:
+                await self._end_in(connection, lease, now_us)
 
     def _confirm(self, asked_at: float) -> None:
         self._confirmed = asked_at
         self.ids.confirm(asked_at + IDS_STOP_S)
 
     async def _run(self) -> None:
+        clock, wait_s = self._node.clock, BEAT_S
         while not self._stopping:
-            await self._node.clock.sleep(BEAT_S * self._node.entropy.uniform(0.9, 1.0))
+            await clock.sleep(wait_s * self._node.entropy.uniform(0.9, 1.0))
+            cancel_at = self._confirmed + CANCEL_S
+            wait_s = BEAT_S
             try:
-                async with asyncio.timeout(BEAT_S):
+                # Whatever the database does, the handlers are cancelled in time.
+                async with asyncio.timeout(max(0.01, min(BEAT_S, cancel_at - clock.monotonic()))):
                     alive = await self._beat()
                     await self._reap()
-            except (DujiangError, TimeoutError) as error:
-                logger.warning("heartbeat failed: %s", error)
-                alive = self._node.clock.monotonic() < self._confirmed + CANCEL_S - BEAT_S
+            except Exception as error:  # A loop that ended here would let the lease of a living process expire.
+                logger.warning("heartbeat failed: %s", error or type(error).__name__)
+                alive = clock.monotonic() < self._confirmed + CANCEL_S
+                wait_s = max(0.01, min(RETRY_S, self._confirmed + CANCEL_S - clock.monotonic()))
             if not alive:
                 await self._begin_again()
 
@@ -204,13 +223,15 @@ class ProcessLease:
     async def _begin_again(self) -> None:
         """We must take ourselves for dead: stop what runs under the old lease, then take a new one."""
         logger.error("lease %d is lost; its work is cancelled and a new lease is taken", self.lease)
+        lost, self.lease = self.lease, 0
         self._lost()
         while not self._stopping:
             try:
+                await self._end(lost)
                 await self._acquire()
-            except DujiangError as error:
+            except Exception as error:  # noqa: BLE001  (as above)
                 logger.warning("no new lease yet: %s", error)
-                await self._node.clock.sleep(1.0)
+                await self._node.clock.sleep(RETRY_S)
             else:
                 return
 
@@ -220,11 +241,17 @@ class ProcessLease:
         for lease, holder in rows:
             logger.warning("process %s (lease %d) is taken for dead", holder, lease)
             await self._end(lease)
+        if self._orphaned is not None:
+            # Claimed under a lease that had been ended by then; the one who claimed it cannot know.
+            for lease in await self._database.read(self._orphaned):
+                logger.warning("lease %d held work after its end; it is put back", lease)
+                await self._database.write(lambda c, lease=lease: self._release(c, lease, self._node.clock.now_us()))  # type: ignore[misc]
 
     async def _end(self, lease: int) -> None:
-        async def body(connection: Connection) -> None:
-            # The row's lock first: two reapers, or a reaper and a late beat, decide here.
-            if await connection.fetch(END, lease):
-                await self._release(connection, lease, self._node.clock.now_us())
+        await self._database.write(lambda c: self._end_in(c, lease, self._node.clock.now_us()))
 
-        await self._database.write(body)
+    async def _end_in(self, connection: Connection, lease: int, now_us: int) -> None:
+        """End a row and put back what it held, inside a transaction."""
+        # The row's lock first: two reapers, or a reaper and a late beat, decide here.
+        if await connection.fetch(END, lease):
+            await self._release(connection, lease, now_us)

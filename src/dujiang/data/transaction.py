@@ -23,6 +23,7 @@ from dujiang.kernel.clock import instant
 from dujiang.kernel.context import CURRENT, Context, current
 from dujiang.kernel.errors import DujiangError
 from dujiang.telemetry.crash import crash_point
+from dujiang.telemetry.tracing import NO_SPAN, begun, span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -253,10 +254,12 @@ async def transact(
     if context.transaction is not None:
         raise NestedTransaction(what=what)
     done: list[X] = []
+    commit: Any = NO_SPAN
 
     async def run(connection: Connection) -> T:
+        nonlocal commit
         tx = make(connection, context.node.clock.now_us())
-        token = CURRENT.set(context.inside(tx))
+        token = CURRENT.set(context.but(transaction=tx))
         try:
             answer = await body(tx)
             await tx.finish()
@@ -265,9 +268,15 @@ async def transact(
             if tx.has_session:
                 await tx.dispose()
         done[:] = [tx]
+        commit.end()  # Of an earlier run that was sent back.
+        commit = begun("data.commit")
         return answer
 
-    answer = await database.write(run, isolation=isolation, settle=settle)
+    with span("data.transaction", operation=what):
+        try:
+            answer = await database.write(run, isolation=isolation, settle=settle)
+        finally:
+            commit.end()
     crash_point("after_commit")
     for step in done[0].after_commit:
         step()

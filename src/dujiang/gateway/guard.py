@@ -36,6 +36,7 @@ from dujiang.gateway.refusals import (
     TargetTooLong,
     TransferRefused,
 )
+from dujiang.telemetry.tracing import continued, enabled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -124,6 +125,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
+        if enabled() and scope["type"] == "http":
+            # The first span of the request; all others are below it, so that one request is one trace.
+            with continued(traceparent_of(scope), "gateway.guard"):
+                await self._pass(scope, receive, send)
+        else:
+            await self._pass(scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
@@ -264,6 +273,11 @@ class Guard:
                     message = await receive()
                     size += len(message.get("body", b""))
                     more = message.get("more_body", False)
+
+
+def traceparent_of(scope: Scope) -> str:
+    """The caller's header `traceparent`; empty when there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
 
 
 def check_path(raw: bytes, path: str) -> None:

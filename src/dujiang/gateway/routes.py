@@ -28,7 +28,7 @@ from dujiang.gateway.problems import Answer, answer_of_exception, send_answer
 from dujiang.kernel.codec import Codec, InvalidBody
 from dujiang.kernel.context import CURRENT, Context
 from dujiang.kernel.errors import OutsideRuntime
-from dujiang.telemetry.tracing import parse_traceparent
+from dujiang.telemetry.tracing import current_traceparent, enabled, parse_traceparent, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -182,7 +182,8 @@ class VerbRoute(APIRoute):
         began = clock.monotonic()
         answer: Answer | None
         try:
-            answer = await self._answer(runtime, scope, receive, send, head)
+            with span("gateway.context", operation=self.spec.verb.name):
+                answer = await self._answer(runtime, scope, receive, send, head)
         except Exception as error:  # noqa: BLE001  (the last line: whatever it is becomes a problem document)
             answer = answer_of_exception(error)
         finally:
@@ -235,7 +236,9 @@ class VerbRoute(APIRoute):
 
 
 def trace_of(traceparent: str) -> tuple[str, str]:
-    """Trace id and parent span id of a request; empty when it brings none."""
+    """Trace id and parent span id of a request: of the span that is open, else of its header; empty without either."""
+    if enabled():
+        traceparent = current_traceparent() or traceparent
     return (parse_traceparent(traceparent) or ("", "")) if traceparent else ("", "")
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dujiang.kernel.errors import DeadlinePassed, OutsideRuntime
 
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
     from dujiang.kernel.node import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What every call knows.
+class Context(NamedTuple):
+    """What every call knows; immutable, and made for each request, so a tuple: a frozen dataclass costs 2 us.
 
     Attributes:
         node: The running copy that works.
@@ -44,18 +42,9 @@ class Context:
     tenant: str = ""
     transaction: Any = None
 
-    def inside(self, transaction: Any) -> Context:
-        """This context inside an open transaction. Written out: `dataclasses.replace` costs 2 us for each request."""
-        return Context(
-            self.node,
-            self.runtime,
-            self.deadline,
-            self.trace_id,
-            self.span_id,
-            self.caller,
-            self.tenant,
-            transaction,
-        )
+    def but(self, **fields: Any) -> Context:
+        """This context with some fields replaced."""
+        return self._replace(**fields)
 
     def remaining_s(self) -> float | None:
         """Seconds left until the deadline, never below 0; None without a deadline."""
@@ -96,7 +85,7 @@ def entered(context: Context) -> Iterator[Context]:
 @contextmanager
 def changed(**fields: Any) -> Iterator[Context]:
     """The current context with some fields replaced, for the block."""
-    with entered(replace(current(), **fields)) as context:
+    with entered(current().but(**fields)) as context:
         yield context
 
 

@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass, field
 
 from dujiang.kernel.clock import Clock, SystemClock
+from dujiang.kernel.deadline import Limits
 from dujiang.kernel.entropy import Entropy, SystemEntropy
 from dujiang.kernel.tasks import Tasks
 
@@ -20,12 +21,18 @@ class Node:
         clock: Time.
         entropy: Chance.
         tasks: The owner of this copy's background tasks.
+        limits: Limits on waiting, by the clock.
     """
 
     name: str
     clock: Clock
     entropy: Entropy
     tasks: Tasks = field(default_factory=lambda: Tasks("node"))
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what follows from the clock."""
+        self.limits = Limits(self.clock)
 
     @classmethod
     def system(cls, instance: str | None = None) -> Node:

@@ -17,18 +17,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from dujiang.data.transaction import transact
 from dujiang.kernel.context import Context, entered
 from dujiang.kernel.errors import DujiangError, Refusal
-from dujiang.kernel.ids import uuid7_us
 from dujiang.kernel.tasks import Tasks, current_task
 from dujiang.messaging.deadletter import bury
-from dujiang.messaging.inbox import HORIZON_US, first_time
+from dujiang.messaging.inbox import first_time
+from dujiang.messaging.verdict import Unfit, judged
 from dujiang.messaging.work import (
     HALT,
     STATE_DONE,
@@ -36,16 +33,16 @@ from dujiang.messaging.work import (
     Claim,
     KeyCursor,
     LeaseLost,
+    Worked,
     ack_pieces,
     claims_of_lease,
     give_back,
     still_running,
 )
 from dujiang.telemetry.crash import crash_point
-from dujiang.telemetry.tracing import continued, parse_traceparent
+from dujiang.telemetry.tracing import continued, parse_traceparent, span
 
 if TYPE_CHECKING:
-    from dujiang.messaging.tx import Tx
     from collections.abc import Callable, Sequence
 
     from dujiang.data.database import Connection, Database
@@ -54,41 +51,13 @@ if TYPE_CHECKING:
     from dujiang.messaging.broker import Broker
     from dujiang.messaging.message import Event, Message
     from dujiang.messaging.subscription import Subscription
+    from dujiang.messaging.tx import Tx
 
 logger = logging.getLogger("dujiang.consumer")
 
 POLL_S_MIN, POLL_S_MAX = 0.01, 1.0
-NEWER_VERSION_WAIT_US = 60_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worked:
-    """What became of a claim; for metrics.
-
-    Attributes:
-        subscription: Its name.
-        outcome: `done`, `duplicate`, `retried` or `dead`.
-        took_s: Seconds from the start of the run to its end.
-        delay_s: Seconds from the message's transaction to the end of the run.
-    """
-
-    subscription: str
-    outcome: str
-    took_s: float
-    delay_s: float
-
-
-@dataclass(eq=False, kw_only=True)
-class Undecodable(DujiangError):
-    """The bytes of a message are not an event of its type."""
-
-    code = "undecodable"
-    move = "fix"
-    says = "{event}: {why}"
-    cure = "replay it with a corrected payload: dujiang deadletter replay ID --payload FILE"
-
-    event: str
-    why: str
+NEWER_VERSION_WAIT_US, LATER_US = 60_000_000, 1_000_000
+DOUBT_S = 10.0
 
 
 class Consumer:
@@ -134,7 +103,7 @@ class Consumer:
         self._filled = asyncio.Condition()
         self._busy: set[asyncio.Task[Any]] = set()
         self._held: set[int] = set()
-        self._doubtful = False
+        self._doubt_until = 0.0
         self._tasks = Tasks(subscription.name)
         self._stopping = False
 
@@ -151,8 +120,7 @@ class Consumer:
         """Claim no more, give back what has not begun, let what runs end within the grace, then cancel it."""
         self._stopping = True
         self._bells.ring(f"sub{self.sub_id}")
-        async with self._filled:
-            self._filled.notify_all()
+        await self._notify()
         await self._tasks.close(grace_s=grace_s)
         while self._waiting:
             await self._give_back(self._waiting.popleft(), self._node.clock.now_us(), forget_attempt=True)
@@ -163,6 +131,11 @@ class Consumer:
         self._waiting.clear()
         for task in self._busy:
             task.cancel()
+        self._tasks.spawn(self._notify(), name="emptied")  # The line is free; who waits for that would wait for ever.
+
+    async def _notify(self) -> None:
+        async with self._filled:
+            self._filled.notify_all()
 
     # Claiming ---------------------------------------------------------------------------------------------------------
 
@@ -170,16 +143,17 @@ class Consumer:
         wait_s = POLL_S_MIN
         room = self.subscription.concurrency * self.subscription.batch
         while not self._stopping:
+            due_s: float | None = None
             try:
-                if self._doubtful:
+                if self._node.clock.monotonic() < self._doubt_until:
                     await self._take_stock()
                 due_s = await self._claim(room)
             except DujiangError as error:
                 logger.warning("%s waits: %s", self.subscription.name, error)
-                due_s, self._doubtful = None, True
+                self._doubt()
             except Exception:  # A loop that ended here would stop the subscription without a word.
                 logger.exception("%s cannot claim", self.subscription.name)
-                due_s, self._doubtful = None, True
+                self._doubt()
             if due_s == 0.0:
                 wait_s = POLL_S_MIN
                 continue
@@ -190,18 +164,20 @@ class Consumer:
 
     async def _take_stock(self) -> None:
         """Give back what lies under our lease and is not in our hands: a claim, or its end, whose reply was lost."""
-        lease = self._process.lease
-        for claim in await claims_of_lease(self._database, self.sub_id, lease):
+        for claim in await claims_of_lease(self._database, self.sub_id, self._process.lease):
             if claim.message.seq not in self._held:
-                await self._give_back(claim, self._node.clock.now_us())
-        self._doubtful = False
+                await self._give_back(claim, self._node.clock.now_us() + LATER_US)
+
+    def _doubt(self) -> None:
+        """Take stock for a while: a statement whose connection broke may still be on its way to its commit."""
+        self._doubt_until = self._node.clock.monotonic() + DOUBT_S
 
     async def _claim(self, room: int) -> float | None:
         """Fill the line; seconds until it is worth looking again: 0 = at once, None = when the bell rings."""
         async with self._filled:
             # A claim is worth a round trip when half of the line is free.
             await self._filled.wait_for(lambda: self._stopping or len(self._waiting) * 2 <= room)
-        if self._stopping:
+        if self._stopping or not self._process.lease:
             return None
         limit = max(1, 2 * room - len(self._waiting))
         received = await self._broker.receive(self.sub_id, self._process.lease, limit, self._cursor)
@@ -231,10 +207,15 @@ class Consumer:
             self._busy.add(runner)
             try:
                 await self._handle_all(claims)
+            except asyncio.CancelledError:
+                if self._stopping:
+                    raise
+                while runner.uncancel():  # The lease is lost: the claims are no longer ours, the runner goes on.
+                    pass
             except Exception:  # A runner that ended here would take its claims with it.
                 logger.exception("%s could not say what became of its work", self.subscription.name)
                 for claim in claims:
-                    await self._give_back(claim, self._node.clock.now_us() + 1_000_000)
+                    await self._give_back(claim, self._node.clock.now_us() + LATER_US)
             finally:
                 self._busy.discard(runner)
                 self._held.difference_update(claim.message.seq for claim in claims)
@@ -263,32 +244,21 @@ class Consumer:
 
     async def _decoded(self, claim: Claim) -> Event | None:
         """The event of a claim; None when the claim was dealt with because it is none."""
-        message, event_type = claim.message, self.subscription.event
         now_us = self._node.clock.now_us()
-        try:
-            if message.topic != event_type.event_name:
-                raise Undecodable(
-                    event=str(message.topic), why=f"{self.subscription.name} handles {event_type.event_name}"
-                )
-            if uuid7_us(message.message_id) < now_us - HORIZON_US:
-                await self._bury(claim, "beyond_dedupe_horizon", None)
-                return None
-            if int(message.headers.get("version", 1)) > event_type.event_version:
-                # Not poison: a newer process understands it. Ours returns it.
-                await self._give_back(claim, now_us + NEWER_VERSION_WAIT_US, forget_attempt=True)
-                return None
-            decoded: Event = event_type.from_bytes(message.payload)
-        except (ValidationError, ValueError, Undecodable) as error:
-            await self._bury(claim, "undecodable", error)
-            return None
-        return decoded
+        found = judged(claim.message, self.subscription, now_us)
+        if not isinstance(found, Unfit):
+            return found
+        if found.reason:
+            await self._bury(claim, found.reason, found.error)
+        else:
+            await self._give_back(claim, now_us + NEWER_VERSION_WAIT_US, forget_attempt=True)
+        return None
 
     async def _try(self, ready: Sequence[tuple[Claim, Event]]) -> BaseException | None:
         """Run the transaction of these claims; the error if it rolled back."""
         first = ready[0][0].message
         trace = parse_traceparent(str(first.headers.get("traceparent", "")))
-        context = replace(
-            self._context,
+        context = self._context.but(
             trace_id=trace[0] if trace else "",
             tenant=str(first.headers.get("tenant", "")),
             deadline=self._node.clock.monotonic() + self.subscription.timeout_s,
@@ -296,7 +266,7 @@ class Consumer:
         began = self._node.clock.monotonic()
         with entered(context), continued(str(first.headers.get("traceparent", "")), "react", self.subscription.name):
             try:
-                async with asyncio.timeout(self.subscription.timeout_s):
+                with self._node.limits.within(self.subscription.timeout_s):
                     outcome = await transact(
                         self._database,
                         lambda connection, now_us: self._make_tx(connection, now_us, first),
@@ -307,14 +277,16 @@ class Consumer:
             except LeaseLost as error:
                 logger.warning("%s", error)
                 return None
-            except asyncio.CancelledError:
-                if not self._stopping:
-                    current_task().uncancel()
-                    return None  # The lease is lost; the claims are no longer ours to give back.
-                for claim, _ in ready:
-                    await self._give_back(claim, self._node.clock.now_us(), forget_attempt=True)
+            except asyncio.CancelledError as error:
+                if not current_task().cancelling():
+                    return error  # Nobody cancelled us: the handler raised it by itself, which is a failure like any other.
+                if self._stopping:
+                    for claim, _ in ready:
+                        await self._give_back(claim, self._node.clock.now_us(), forget_attempt=True)
                 raise
-            except Exception as error:  # noqa: BLE001  (a handler may raise anything; it is answered by retry or burial)
+            except (GeneratorExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  (a handler may raise anything; it is answered by retry or burial)
                 return error
         crash_point("after_commit_before_broker_ack")
         for claim, _ in ready:
@@ -322,8 +294,12 @@ class Consumer:
         return None
 
     async def _run(self, tx: Tx, ready: Sequence[tuple[Claim, Event]], began: float) -> str:
-        fresh = await first_time(tx, self._database, self.sub_id, [claim.message.message_id for claim, _ in ready])
-        todo = [event for claim, event in ready if claim.message.message_id in fresh]
+        with span("messaging.inbox"):
+            fresh = await first_time(tx, self._database, self.sub_id, [claim.message.message_id for claim, _ in ready])
+        # By id: published twice, a message stands twice in a batch.
+        todo = list(
+            {claim.message.message_id: event for claim, event in ready if claim.message.message_id in fresh}.values()
+        )
         if todo:
             for refusal in await self.subscription.handle(tx, todo):
                 if isinstance(refusal, Refusal):
@@ -392,11 +368,13 @@ class Consumer:
             )
         )
         self._report(claim, "dead", self._node.clock.monotonic())
+        while holds == HALT and self._waiting:  # A halted subscription begins nothing more.
+            await self._give_back(self._waiting.popleft(), self._node.clock.now_us(), forget_attempt=True)
 
     async def _persist(self, move: Callable[[], Any]) -> None:
         """Write what became of a claim; while the database is away the claim stays ours until the lease ends it."""
         wait_s = 0.05
-        with entered(replace(self._context, deadline=None)):
+        with entered(self._context.but(deadline=None)):
             while True:
                 try:
                     await move()
@@ -406,7 +384,7 @@ class Consumer:
                 except DujiangError as error:
                     if error.move != "wait" or self._stopping:
                         logger.warning("%s leaves a claim behind: %s", self.subscription.name, error)
-                        self._doubtful = True
+                        self._doubt()
                         return
                     await self._node.clock.sleep(wait_s)
                     wait_s = min(2.0, wait_s * 2)

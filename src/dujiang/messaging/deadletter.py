@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dujiang.data.sql import Sql
 from dujiang.kernel.errors import DujiangError
 from dujiang.messaging.inbox import FORGET
-from dujiang.messaging.message import headers_of, headers_text
+from dujiang.messaging.message import headers_of, received_text
 from dujiang.messaging.work import HALT, OUTCOME_ONE, STATE_DEAD, Claim, end_claim
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ ONE = Sql(
               d.attempts, d.crashes, d.headers, d.payload, d.seq, d.sub_id
        FROM dj_dead d JOIN dj_subscription s ON s.sub_id = d.sub_id WHERE d.dead_id = $1""",
     "Reads one dead letter.",
+)
+LOCK = Sql(
+    "deadletter_lock",
+    "UPDATE dj_dead SET crashes = crashes WHERE dead_id = $1 RETURNING 1",
+    "Keeps a second replay of the letter out.",
 )
 DELETE = Sql("deadletter_delete", "DELETE FROM dj_dead WHERE dead_id = $1 RETURNING 1", "Takes a dead letter out.")
 RELEASE = Sql(
@@ -149,6 +154,15 @@ def fingerprint_of(reason: str, error: BaseException | None) -> str:
     return hashlib.blake2b(f"{reason} {type(error).__name__} {place}".encode(), digest_size=8).hexdigest()
 
 
+def text_of(error: BaseException) -> str:
+    """An error as every database can keep it, at most 2,000 characters."""
+    try:
+        said = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  (foreign code made the text)
+        said = f"{type(error).__name__}, which cannot be shown"
+    return said[:2000].encode("utf-8", "backslashreplace").decode().replace("\x00", "")
+
+
 async def bury(
     database: Database,
     claim: Claim,
@@ -162,11 +176,11 @@ async def bury(
 ) -> None:
     """Move a claim to the dead letters and hold `holds` (a key, HALT, or None). Raises LeaseLost when it is not ours."""
     message = claim.message
-    text = "" if error is None else f"{type(error).__name__}: {error}"[:2000].replace("\x00", "")
+    text = "" if error is None else text_of(error)
     row = (
         dead_id, claim.sub_id, message.seq, message.message_id, message.topic or "", message.okey, reason, text,
         fingerprint_of(reason, error), message.created_us or now_us, now_us, claim.attempt, claim.crashes,
-        headers_text(message.headers), message.payload or b"",
+        received_text(message.headers), message.payload or b"",
     )  # fmt: skip
 
     async def body(connection: Connection) -> None:
@@ -218,6 +232,7 @@ class DeadLetters:
         """
 
         async def body(connection: Connection) -> None:
+            await connection.fetch(LOCK, dead_id)
             rows = await connection.fetch(ONE, dead_id)
             if not rows:
                 raise DeadLetterUnknown(dead_id=dead_id)
@@ -225,7 +240,7 @@ class DeadLetters:
             if force:
                 await connection.execute(FORGET, letter.message_id, rows[0][15])
             raw = letter.payload if payload is None else payload
-            await connection.execute(READY_AGAIN, dead_id, headers_text(letter.headers), raw, self._now_us())
+            await connection.execute(READY_AGAIN, dead_id, received_text(letter.headers), raw, self._now_us())
             await connection.execute(RELEASE, dead_id)
             await connection.fetch(DELETE, dead_id)
 

@@ -45,7 +45,7 @@ DELETE_SLICE = Sql(
 
 
 async def first_time(tx: Tx, database: Database, sub_id: int, message_ids: Sequence[bytes]) -> set[bytes]:
-    """Claim messages for a subscription inside `tx`; those that nobody handled before."""
+    """Claim messages for a subscription inside `tx`; those that nobody handled before. An id may come twice in a batch."""
     if database.capabilities.arrays:
         rows = await tx.fetch(INSERT_ARRAYS, list(message_ids), sub_id)
     else:

@@ -107,10 +107,20 @@ class Message:
 
 
 def headers_text(headers: dict[str, Any]) -> str:
-    """Headers as they are stored."""
+    """Headers that we made, as they are stored."""
     if len(headers) == 1 and "traceparent" in headers:  # Most events, and the values need no escaping.
         return f'{{"traceparent":"{headers["traceparent"]}"}}'
-    return json.dumps(headers, separators=(",", ":"), ensure_ascii=False)
+    return received_text(headers)
+
+
+def received_text(headers: dict[str, Any]) -> str:
+    """Headers that somebody made, as they are stored; half a surrogate pair, which no database takes, stays escaped."""
+    text = json.dumps(headers, separators=(",", ":"), ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(headers, separators=(",", ":"))
+    return text
 
 
 def headers_of(text: str | None) -> dict[str, Any]:

@@ -78,7 +78,8 @@ BACKLOG = Sql(
 OLDEST_NEEDED = Sql(
     "outbox_oldest_needed",
     """SELECT (SELECT floor_seq FROM dj_relay WHERE relay_id = 1),
-              (SELECT min(seq) FROM dj_ready), (SELECT min(seq) FROM dj_running)""",
+              (SELECT min(seq) FROM dj_ready), (SELECT min(seq) FROM dj_running),
+              (SELECT gaps FROM dj_relay WHERE relay_id = 1)""",
     "The lowest numbers that the relay or open work still needs.",
 )
 DELETE_SLICE = Sql(
@@ -128,8 +129,9 @@ async def backlog(database: Database) -> tuple[int, int | None]:
 async def needed_from(database: Database) -> int:
     """The lowest number that somebody still needs; everything below may go once it is old enough."""
     numbers: Any = (await database.read(lambda c: c.fetch(OLDEST_NEEDED)))[0]
-    floor, ready, running = numbers
-    needed: int = min(number for number in (floor + 1, ready, running) if number is not None)
+    floor, ready, running, gaps = numbers
+    open_numbers = [int(number) for number in gaps.split(",") if number]  # A transaction may still bring these.
+    needed: int = min(number for number in (floor + 1, ready, running, *open_numbers) if number is not None)
     return needed
 
 

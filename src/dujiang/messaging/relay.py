@@ -30,6 +30,7 @@ from dujiang.kernel.tasks import ended
 from dujiang.messaging.broker import CursorMove
 from dujiang.messaging.outbox import read_batch
 from dujiang.telemetry.crash import crash_point
+from dujiang.telemetry.tracing import continued, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,10 +150,13 @@ class Relay:
             return False
         floor = max(self._floor, batch[-1].seq if batch else 0)
         crash_point("relay_sent_unconfirmed")
-        passed = await self._broker.publish(batch, CursorMove(self._lease, floor, tuple(gaps)))
+        # A batch serves many traces; its span belongs to that of its first event.
+        trace = str(batch[0].headers.get("traceparent", "")) if batch else ""
+        with continued(trace, "messaging.relay", count=len(batch)), span("messaging.broker"):
+            passed = await self._broker.publish(batch, CursorMove(self._lease, floor, tuple(gaps)))
         crash_point("relay_confirmed_unmarked")
         if not passed.owned:
-            logger.warning("relay lost its lease %d", self._lease)
+            logger.info("the relay begins again: its lease %d was ended", self._lease)
             self._lease = 0
             return False
         self._floor = floor

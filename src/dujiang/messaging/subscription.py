@@ -31,6 +31,11 @@ LOCK_RELAY = Sql(
     "UPDATE dj_relay SET floor_seq = floor_seq WHERE relay_id = 1",
     "Keeps the relay and other starting processes out while the catalogue changes.",
 )
+FENCE_RELAY = Sql(
+    "subscription_fence_relay",
+    "UPDATE dj_relay SET lease = lease + 1, owner_lease = 0 WHERE relay_id = 1",
+    "Makes the relay read the catalogue anew: a routing statement that waited for us would still see the old one.",
+)
 INSERT = Sql(
     "subscription_insert",
     "INSERT INTO dj_subscription (sub_id, name, topic, ordered, active) VALUES ($1, $2, $3, $4, 1)",
@@ -139,6 +144,7 @@ async def activate(
                 continue
             last += 1
             known[subscription.name] = last
+            await connection.execute(FENCE_RELAY)
             await connection.execute(INSERT, last, subscription.name, topic, ordered)
             if subscription.start == "beginning":
                 await connection.execute(FROM_BEGINNING, last, ordered, now_us, topic)

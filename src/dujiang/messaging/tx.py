@@ -14,7 +14,7 @@ from dujiang.kernel.errors import Overloaded
 from dujiang.kernel.ids import uuid7
 from dujiang.messaging.message import Event, headers_text
 from dujiang.messaging.outbox import insert_pieces
-from dujiang.telemetry.tracing import current_traceparent
+from dujiang.telemetry.tracing import current_traceparent, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,8 @@ class Tx(Transaction):
         if self._cause is not None:
             headers["causation"] = self._cause.message_id.hex()
             headers["correlation"] = self._cause.headers.get("correlation", self._cause.message_id.hex())
-            headers["hop"] = int(self._cause.headers.get("hop", 0)) + 1
+            hop = self._cause.headers.get("hop", 0)
+            headers["hop"] = hop + 1 if isinstance(hop, int) and hop >= 0 else 1
             if headers["hop"] > HOPS_MAX:
                 raise Overloaded(
                     what=f"the chain of events behind {self._cause.topic}", size=headers["hop"], limit=HOPS_MAX
@@ -118,8 +119,9 @@ class Tx(Transaction):
     def add_closing(self) -> None:
         """Append the published events to the closing statement."""
         if self._published:
-            for piece in insert_pieces(self._database, self._published):
-                self.close_with(piece)
+            with span("messaging.outbox"):
+                for piece in insert_pieces(self._database, self._published):
+                    self.close_with(piece)
             self.after_commit.append(self._wake)
 
 

@@ -53,7 +53,7 @@ CLAIM_FREE = Sql(
 HEADS = Sql(
     "work_heads",
     """WITH RECURSIVE k(okey, n) AS (
-         SELECT (SELECT okey FROM dj_ready WHERE sub_id = $1 AND okey IS NOT NULL AND okey > $2 ORDER BY okey LIMIT 1), 1
+         SELECT (SELECT okey FROM dj_ready WHERE sub_id = $1 AND okey IS NOT NULL AND okey >= $2 ORDER BY okey LIMIT 1), 1
          UNION ALL
          SELECT (SELECT r.okey FROM dj_ready r WHERE r.sub_id = $1 AND r.okey IS NOT NULL AND r.okey > k.okey
                  ORDER BY r.okey LIMIT 1), k.n + 1 FROM k WHERE k.okey IS NOT NULL AND k.n < $3)
@@ -143,8 +143,19 @@ RETURN_CLAIM = Sql(
     "work_return_claim",
     f"""INSERT INTO dj_ready ({COLUMNS}, run_at)
         SELECT sub_id, seq, okey, tenant, attempt - $6, crashes, message_id, topic, created_us, headers, payload, $5
-        FROM dj_running WHERE sub_id = $1 AND seq = $2 AND attempt = $3 AND lease = $4 RETURNING 1""",
+        FROM dj_running WHERE sub_id = $1 AND seq = $2 AND attempt = $3 AND lease = $4 ON CONFLICT DO NOTHING RETURNING 1""",
     "Puts a claim back to ready, due at a time; $6 = 1 forgets the attempt.",
+)
+LOCK_OF_LEASE = Sql(
+    "work_lock_of_lease",
+    "UPDATE dj_running SET lease = lease WHERE lease = $1",
+    "Waits for whoever is just ending a claim of this lease, so that it is not put back although it was ended.",
+)
+ORPHANED = Sql(
+    "work_orphaned",
+    """SELECT DISTINCT r.lease FROM dj_running r
+       WHERE NOT EXISTS (SELECT 1 FROM dj_process p WHERE p.lease = r.lease AND p.expires_us > 0)""",
+    "Finds leases that hold work although no living process has them: it was claimed after they had been ended.",
 )
 RETURN_OF_LEASE = Sql(
     "work_return_of_lease",
@@ -202,6 +213,23 @@ class Claim:
     message: Message
 
 
+@dataclass(frozen=True, kw_only=True)
+class Worked:
+    """What became of a claim; for metrics.
+
+    Attributes:
+        subscription: Its name.
+        outcome: `done`, `duplicate`, `retried` or `dead`.
+        took_s: Seconds from the start of the run to its end.
+        delay_s: Seconds from the message's transaction to the end of the run.
+    """
+
+    subscription: str
+    outcome: str
+    took_s: float
+    delay_s: float
+
+
 def claims_of(rows: Sequence[Sequence[Any]], sub_id: int, lease: int) -> list[Claim]:
     """Claims from rows of (seq, attempt, crashes, message_id, topic, okey, created_us, headers, payload)."""
     return [Claim(sub_id, row[1], row[2], lease, message_of((row[0], *row[3:]))) for row in rows]
@@ -230,10 +258,15 @@ async def take(connection: Connection, sub_id: int, seqs: list[int], now_us: int
 
 
 class KeyCursor:
-    """Where the next round over the keys of one subscription begins; it wraps, so that no key starves."""
+    """Where the next round over the keys of one subscription begins; it wraps, so that no key starves.
+
+    Attributes:
+        start: The first key to look at; the empty text is a key too.
+        width: How many keys to look at.
+    """
 
     def __init__(self) -> None:
-        self.after = ""
+        self.start = ""
         self.width = 64
 
 
@@ -241,18 +274,19 @@ async def claim_keyed(
     database: Database, sub_id: int, lease: int, now_us: int, limit: int, cursor: KeyCursor
 ) -> tuple[list[Claim], int | None]:
     """Claim the heads of up to `limit` keys; also when the next waiting head is due, in microseconds, or None."""
-    look = (sub_id, cursor.after, cursor.width, HALT)
+    began, look = cursor.start, (sub_id, cursor.start, cursor.width, HALT)
     heads = await database.read(lambda c: c.fetch(HEADS, *look))
     wrapped = len(heads) < cursor.width
     free = [row for row in heads if not row[3]]
     due = [row for row in free if row[2] <= now_us][:limit]
     waiting = min((row[2] for row in free if row[2] > now_us), default=None)
     taken_all = len(due) < limit
-    cursor.after = "" if wrapped and taken_all else (heads[-1][0] if taken_all else due[-1][0])
+    # No key lies between a key and the same key with the smallest character behind it.
+    cursor.start = "" if wrapped and taken_all else (heads[-1][0] if taken_all else due[-1][0]) + HALT
     # Most heads busy: look further next time; mostly free: a narrow look is cheaper.
     cursor.width = min(4096, cursor.width * 2) if heads and not due else 64
     if not due:
-        return [], (waiting if wrapped else now_us) if heads else None
+        return [], (waiting if wrapped and not began else now_us)  # Not the whole round was seen: look on at once.
     seqs = [row[1] for row in due]
     if database.capabilities.skip_locked:
         rows = await database.statement(CLAIM_KEYED, sub_id, seqs, now_us, lease)
@@ -326,7 +360,13 @@ async def give_back(
 
 async def release_lease(connection: Connection, lease: int, now_us: int) -> set[int]:
     """Put everything that a lease held back to ready; the subscriptions concerned. For the reaper and for a stop."""
+    await connection.execute(LOCK_OF_LEASE, lease)
     rows = await connection.fetch(RETURN_OF_LEASE, lease, now_us)
     if rows:
         await connection.execute(DROP_OF_LEASE, lease)
     return {row[0] for row in rows}
+
+
+async def orphaned_leases(connection: Connection) -> list[int]:
+    """Lease numbers that hold work and that no living process has."""
+    return [row[0] for row in await connection.fetch(ORPHANED)]

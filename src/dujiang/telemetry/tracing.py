@@ -46,6 +46,9 @@ class NoSpan:
     ) -> None:
         return None
 
+    def end(self) -> None:
+        """Nothing."""
+
 
 NO_SPAN = NoSpan()
 # The tracer, False while no provider is installed, None = not asked yet.
@@ -78,6 +81,17 @@ def span(name: str, **attributes: Any) -> AbstractContextManager[Any]:
     if not _tracer and (_tracer is False or not enabled()):
         return NO_SPAN
     return _started(name, attributes, _inherited())
+
+
+def begun(name: str) -> Any:
+    """A span that lasts until its `end()` is called and is nobody's parent; for what begins in one function and ends in another.
+
+    Args:
+        name: What is done.
+    """
+    if not _tracer and (_tracer is False or not enabled()):
+        return NO_SPAN
+    return _tracer.start_span(name, context=_inherited())
 
 
 def continued(trace_parent: str, name: str, operation: str = "", **attributes: Any) -> AbstractContextManager[Any]:
@@ -184,6 +198,8 @@ def _remote(trace_id: str, span_id: str, *, sampled: bool) -> SpanContext:
 
 
 __all__ = [
+    "NO_SPAN",
+    "begun",
     "continued",
     "current_trace_id",
     "current_traceparent",

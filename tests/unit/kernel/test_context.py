@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
 
@@ -50,7 +49,7 @@ def test_a_change_keeps_the_rest_and_ends_with_its_block(context: Context) -> No
             assert (inner.tenant, inner.caller, inner.trace_id) == ("acme", "ada", "1" * 32)
         assert current().tenant == ""
 
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         context.tenant = "acme"  # type: ignore[misc]
 
 
@@ -81,7 +80,7 @@ class TestDeadline:
 
     def test_what_is_left_shrinks_to_zero_and_not_below(self, context: Context, clock: HandClock) -> None:
         """The time left is what can be handed on as a timeout."""
-        limited = dataclasses.replace(context, deadline=clock.monotonic() + 2)
+        limited = context.but(deadline=clock.monotonic() + 2)
         assert limited.remaining_s() == pytest.approx(2)
         limited.check_deadline("the write")
         clock.at_us += 3_000_000

@@ -190,6 +190,17 @@ class TestCommit:
         assert not cut.is_set()
         await connection.close()
 
+    async def test_other_answers_do_not_count(self, proxy: Proxy) -> None:
+        """CREATE, COPY and CALL begin like COMMIT and are other answers."""
+        connection = await connect(proxy)
+        cut = proxy.drop_commit_reply()
+
+        await connection.execute("CREATE TEMP TABLE things (x INT); CREATE TEMP VIEW seen AS SELECT * FROM things")
+        await connection.execute("BEGIN; DECLARE one CURSOR FOR SELECT 1; CLOSE one; ROLLBACK")
+
+        assert not cut.is_set()
+        await connection.close()
+
     async def test_a_name_that_begins_with_commit_passes(self, proxy: Proxy) -> None:
         """Only the word itself counts: `committed` is a table's name, and `SELECT 'commit'` is a text."""
         connection = await connect(proxy)
@@ -352,6 +363,20 @@ class TestModes:
 
         assert await reader.read() == b"hello, world"[:allowed]
         assert cut.is_set()
+        writer.close()
+
+    async def test_cut_after_waits_for_one_byte_more(self, echo: Proxy) -> None:
+        """Exactly the allowed bytes leave the connection open; the next one ends it."""
+        cut = echo.cut_after(8)
+        reader, writer = await asyncio.open_connection("127.0.0.1", echo.port)
+        writer.write(b"12345678")
+        allowed = await reader.readexactly(8)
+        before = cut.is_set()
+        writer.write(b"9")
+
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert (allowed, before, cut.is_set()) == (b"12345678", False, True)
         writer.close()
 
     async def test_cut_ends_what_is_open_and_nothing_else(self, echo: Proxy) -> None:

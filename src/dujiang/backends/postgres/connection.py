@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dujiang.backends.postgres.link import Link
     from dujiang.backends.postgres.orm import Bridge
     from dujiang.data.sql import Sql
-    from dujiang.kernel.clock import Clock
+    from dujiang.kernel.node import Node
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class PostgresConnection:
         "_clock",
         "_deadline",
         "_limit",
+        "_limits",
         "_prepared",
         "_url",
         "conflict",
@@ -72,12 +73,13 @@ class PostgresConnection:
         "xid",
     )
 
-    def __init__(self, link: Link, bridge: Bridge, clock: Clock, *, url: str, limit_s: float) -> None:
+    def __init__(self, link: Link, bridge: Bridge, node: Node, *, url: str, limit_s: float) -> None:
         context = current_or_none()
         self.link = link
         self._prepared = link.prepared
         self._bridge = bridge
-        self._clock = clock
+        self._clock = node.clock
+        self._limits = node.limits
         self._deadline = None if context is None else context.deadline
         self._limit = limit_s + SILENCE_S
         self._url = url
@@ -107,7 +109,8 @@ class PostgresConnection:
         try:
             limit_s = self._limit if self._deadline is None else self._left_s(sql.name)
             statement = self._prepared.get(sql.text) or await self.link.prepare(sql.text, limit_s)
-            rows: list[Sequence[Any]] = await statement.fetch(*args, timeout=limit_s)
+            with self._limits.within(limit_s):
+                rows: list[Sequence[Any]] = await statement.fetch(*args)
         except Exception as cause:
             raise self._failure(cause, sql.name) from cause
         except BaseException:
@@ -205,13 +208,18 @@ class PostgresConnection:
     async def _run(self, text: str, args: Sequence[Any], name: str) -> tuple[list[Sequence[Any]], int]:
         async def call(limit_s: float) -> tuple[list[Sequence[Any]], int]:
             statement = self._prepared.get(text) or await self.link.prepare(text, limit_s)
-            rows = await statement.fetch(*args, timeout=limit_s)
+            with self._limits.within(limit_s):
+                rows = await statement.fetch(*args)
             return rows, matched(statement.get_statusmsg())
 
         return await self.guarded(name, call)
 
     async def _command(self, text: str) -> None:
-        await self.guarded(text, lambda limit_s: self.link.driver.execute(text, timeout=limit_s))
+        async def call(limit_s: float) -> None:
+            with self._limits.within(limit_s):
+                await self.link.driver.execute(text)
+
+        await self.guarded(text, call)
 
     def _left_s(self, name: str) -> float:
         """Seconds that a statement may take."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dujiang.backends.postgres.commit import XID, outcome
 from dujiang.backends.postgres.connection import PostgresConnection
 from dujiang.backends.postgres.errors import is_lost, translated
-from dujiang.backends.postgres.facts import DURABILITY, END_SESSIONS, ONE, meaning
+from dujiang.backends.postgres.facts import DURABILITY, END_SESSIONS, ONE, is_safe, meaning
 from dujiang.backends.postgres.link import Link, connected
 from dujiang.backends.postgres.listen import Bell
 from dujiang.backends.postgres.options import address, session_name
@@ -217,9 +217,9 @@ class PostgresDatabase:
         self._bell.hear(hear)
 
     async def durability(self) -> dict[str, str]:
-        """What an acknowledgement means right now: the server's settings by name, and `means`."""
+        """What an acknowledgement means right now: the server's settings by name, `safe`, and `means`."""
         settings = {str(name): str(value) for name, value in await self._ask(DURABILITY)}
-        return {**settings, "means": meaning(settings)}
+        return {**settings, "safe": "yes" if is_safe(settings) else "no", "means": meaning(settings)}
 
     async def health(self) -> None:
         """Return if a trivial statement works within 1 s. Raises DatabaseUnreachable."""
@@ -367,7 +367,7 @@ class PostgresDatabase:
 
     def _session(self, link: Link) -> PostgresConnection:
         return PostgresConnection(
-            link, self._bridge, self._node.clock, url=self.url, limit_s=self.options.statement_timeout
+            link, self._bridge, self._node, url=self.url, limit_s=self.options.statement_timeout
         )
 
     async def _connect_alone(self) -> Link:
@@ -381,6 +381,7 @@ class PostgresDatabase:
             name,
             connect,
             self._tasks,
+            self._node.limits,
             url=self.url,
             size=size,
             waiters_max=self.options.waiters_max,

@@ -33,6 +33,14 @@ ON_STANDBY = {
 }
 
 
+def is_safe(settings: Mapping[str, str]) -> bool:
+    """Whether an acknowledged write outlives a crash of the server's machine."""
+    return settings.get("synchronous_commit") != "off" and "off" not in (
+        settings.get("fsync"),
+        settings.get("full_page_writes"),
+    )
+
+
 def meaning(settings: Mapping[str, str]) -> str:
     """One sentence: what has happened to a write when it is acknowledged."""
     level = settings.get("synchronous_commit", "on")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dujiang.backends.postgres.link import Link
+    from dujiang.kernel.deadline import Limits
     from dujiang.kernel.tasks import Tasks
 
 # A caller in line is given a connection, or None: a place in which it makes one itself.
@@ -41,6 +42,7 @@ class Pool:
         name: Named in errors.
         connect: Makes a connection.
         tasks: Owns the closing of broken connections.
+        limits: Ends the wait in line.
         url: The database, for errors.
         size: Connections at most.
         waiters_max: Callers in line at most.
@@ -52,6 +54,7 @@ class Pool:
         name: str,
         connect: Callable[[], Awaitable[Link]],
         tasks: Tasks,
+        limits: Limits,
         *,
         url: str,
         size: int,
@@ -63,6 +66,7 @@ class Pool:
         self.size = size
         self._connect = connect
         self._tasks = tasks
+        self._limits = limits
         self._url = url
         self._waiters_max = waiters_max
         self._wait_s = wait_s
@@ -141,7 +145,7 @@ class Pool:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            async with asyncio.timeout(wait_s):
+            with self._limits.within(wait_s):
                 return await waiter
         except BaseException as error:
             self._leave_line(waiter)

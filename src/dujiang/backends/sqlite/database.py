@@ -147,6 +147,7 @@ class SqliteDatabase:
             "path": self.path,
             **found,
             "wal_bytes": str(self.stats()["wal_bytes"]),
+            "safe": "yes" if safe else "no",
             "means": MEANS if safe else WEAKER.format(**found),
         }
 

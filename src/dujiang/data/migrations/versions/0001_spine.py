@@ -72,6 +72,8 @@ MANY_WRITERS = (
 )
 ROWS = (
     "INSERT INTO dj_counter (name, value) VALUES ('lease', 0)",
+    # Until the first start has filled the store with the modules' seeds, or decided not to.
+    "INSERT INTO dj_counter (name, value) VALUES ('unseeded', 1)",
     "INSERT INTO dj_relay (relay_id, owner_lease, lease, floor_seq, gaps) VALUES (1, 0, 0, 0, '')",
 )
 
