@@ -83,6 +83,7 @@ class Reaction(Generic[P, T]):
             on_fail=self.on_fail,
             retry=self.retry,
             batch=max(1, self.batch),
+            lists=self.batch > 0,
             concurrency=self.concurrency,
             timeout_s=self.timeout_s,
             start=self.start,

@@ -104,6 +104,7 @@ async def held(runtime: Runtime) -> AsyncIterator[Tx]:
             step()
 
 
+@asynccontextmanager
 async def open_transaction(request: Any) -> AsyncIterator[Tx]:
     """The dependency behind `Transaction()`: one transaction in the context of this request, its trace included."""
     from dujiang.gateway.routes import Head, runtime_of, trace_of  # noqa: PLC0415
@@ -135,7 +136,8 @@ def transaction_of_request() -> Callable[..., AsyncIterator[Tx]]:
     from fastapi import Request  # noqa: PLC0415
 
     async def dependency(request: Request) -> AsyncIterator[Tx]:
-        async for tx in open_transaction(request):
+        # Not `async for`: what the route raises must reach the transaction here, not when a generator is collected.
+        async with open_transaction(request) as tx:
             yield tx
 
     # FastAPI reads the annotation, which the name of a function-local import cannot be found by.

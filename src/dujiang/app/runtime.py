@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl
 
 from dujiang.app.composition import Composition
 from dujiang.app.counting import Counting
 from dujiang.app.schema import Schema
 from dujiang.app.upkeep import Upkeep
-from dujiang.backends.table import load
+from dujiang.backends.table import adapter, load
 from dujiang.console.operations import Operations
 from dujiang.data.process import ProcessLease
 from dujiang.data.transaction import transact
@@ -25,6 +26,7 @@ from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
 from dujiang.kernel.context import Context, current_or_none, entered
+from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
 from dujiang.kernel.service import Services
 from dujiang.messaging.bell import Bells
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from dujiang.settings import Settings
 
 logger = logging.getLogger("dujiang.app.runtime")
+
+POOLS = ("pool_size", "reader_pool_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,19 @@ class RouteRow:
     handler: str
 
 
+@dataclass(eq=False, kw_only=True)
+class NotDurable(DujiangError):
+    """The database acknowledges writes before they are safe, and the profile is `production`."""
+
+    code = "not_durable"
+    move = "fix"
+    says = "{url} is not fit for the profile production: {means}"
+    cure = "switch the database's setting on, or set `profile` to demo where losing data is no loss"
+
+    url: str
+    means: str
+
+
 class Runtime:
     """One running copy.
 
@@ -108,7 +125,7 @@ class Runtime:
         self.metrics = Metrics()
         self.counting = Counting(self.metrics)
         self.health = Health(self.node.clock)
-        self.database: Database = load("database", settings.database)(settings.database, self.node)
+        self.database: Database = load("database", settings.database)(sized(settings), self.node)
         self.broker: Broker = load("broker", settings.broker)(settings.broker, self.node, self.database)
         self.schema = Schema(self.database, app.modules)
         self.bells = Bells(self.database, self.node.tasks)
@@ -174,15 +191,20 @@ class Runtime:
         await self.node.tasks.close()
 
     async def _prepare(self) -> None:
+        if self.settings.profile == "production":
+            await self._refuse_unsafe()
         await self.schema.prepare()
         await self.cleaner.prepare()
 
+    async def _refuse_unsafe(self) -> None:
+        found = await self.database.durability()
+        if found["safe"] != "yes":
+            raise NotDurable(url=self.database.url, means=found["means"])
+
     async def _seed(self) -> None:
-        if self.settings.profile != "demo" or not self.schema.was_empty:
-            return
-        for module in self.app.modules:
-            if module.seed is not None:
-                await self.transact(module.seed, what=f"seed of {module.name}")
+        if self.schema.was_empty:
+            demo = self.settings.profile == "demo"
+            await self.transact(lambda tx: self.schema.seed(tx, demo=demo), what="seed")
 
     async def _start_consumers(self) -> None:
         reactions: list[Reaction[Any, Any]] = [verb for verb in self.app.verbs() if verb.kind == "react"]  # type: ignore[misc]
@@ -320,6 +342,16 @@ class Runtime:
                 shown = [dict(row._mapping) if hasattr(row, "_mapping") else row for row in rows[:100]]  # noqa: SLF001
                 found.append(Violation(invariant=invariant.says, name=invariant.name, rows=shown))
         return found
+
+
+def sized(settings: Settings) -> str:
+    """The URL of the database with the setting `pool_size`, unless the URL says it or its adapter has no pools."""
+    url = settings.database
+    row = adapter("database", url.partition(":")[0])
+    said = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    wanted = [name for name in POOLS if row is not None and name in row.options and name not in said]
+    query = "&".join(f"{name}={settings.pool_size}" for name in wanted)
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 class Step:

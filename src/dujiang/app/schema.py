@@ -22,15 +22,17 @@ tests/unit/app/test_schema.py goes through the table on both databases.
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import importlib.util
 import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dujiang.backends.table import load
 from dujiang.data.database import StatementFailed
+from dujiang.data.history import LOCK, PLATFORM, History
 from dujiang.data.sql import Sql
 from dujiang.kernel.errors import DujiangError
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     import sqlalchemy
 
     from dujiang.data.database import Connection, Database
-    from dujiang.data.migrate import History, Opener, State, Step
+    from dujiang.data.migrate import Opener, State, Step
     from dujiang.messaging.tx import Tx
     from dujiang.module import Module
 
@@ -166,7 +168,6 @@ class Schema:
                     done.append(step)
             return done
 
-        # `op`, which scripts import, is one object for the whole process.
         async with migrate.turn(), over(self._database)(alone=True) as run:
             return await run(run_all)
 
@@ -219,8 +220,6 @@ class Schema:
 
 def histories(modules: Sequence[Module]) -> list[History]:
     """The platform's history, then those of the modules that have one, in the order of the modules."""
-    from dujiang.data.history import PLATFORM, History  # noqa: PLC0415
-
     return [PLATFORM, *(History(m.name, scripts_of(m.migrations)) for m in modules if m.migrations is not None)]
 
 
@@ -270,10 +269,6 @@ def over(database: Database) -> Opener:
     What the body begins and commits inside is part of that transaction. With `alone` it first takes the lock of
     upgrades, which ends with it, on a server; an embedded store has one writer anyway.
     """
-    from contextlib import asynccontextmanager  # noqa: PLC0415
-
-    from dujiang.data.migrate import LOCK  # noqa: PLC0415
-
     alone_now = Sql("schema_lock", f"SELECT pg_advisory_xact_lock({LOCK})", "Waits until no other upgrade runs.")
 
     @asynccontextmanager

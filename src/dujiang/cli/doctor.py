@@ -87,7 +87,6 @@ async def look_at_database(
     """Open the database and read back what it says about itself."""
     from dujiang.app import Runtime  # noqa: PLC0415  (`--help` does not pay for it)
     from dujiang.cli.load import load_app  # noqa: PLC0415
-    from dujiang.cli.schema import read_schema, schema_problem  # noqa: PLC0415
     from dujiang.data.database import StoreInUse  # noqa: PLC0415
     from dujiang.settings import file_of  # noqa: PLC0415
 
@@ -105,11 +104,11 @@ async def look_at_database(
         return
     try:
         report["durability"] = await runtime.database.durability()
-        schema = await read_schema(runtime)
+        schema = await runtime.schema.status()
         report["schema"] = dataclasses.asdict(schema)
         if schema.state != "empty":
             report["processes"] = await living(runtime)
-        if problem := schema_problem(schema, settings):
+        if problem := schema.problem(runtime.database.url):
             problems.append(problem)
         await compare_clocks(runtime, report, warnings)
     finally:

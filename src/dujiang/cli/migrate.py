@@ -1,4 +1,9 @@
-"""`dujiang migrate`: bring the database's tables to what the code needs."""
+"""`dujiang migrate`: bring the database's tables to what the code needs.
+
+The store is opened alone, apart from any running copy: on a server by a connection without the time limits of requests,
+on the embedded store by its lock, so a store in use is refused. Each script is a transaction; those before one that fails
+stay.
+"""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +16,8 @@ from dujiang.cli.exits import CONFIG, DONE
 from dujiang.cli.output import say, say_json
 
 if TYPE_CHECKING:
-    from dujiang.cli.schema import Schema
+    from dujiang.app.schema import Standing
+    from dujiang.data.migrate import Step
 
 
 def migrate(
@@ -23,34 +29,44 @@ def migrate(
     config: ConfigFlag = None,
 ) -> int:
     """Run the pending migrations."""
-    from dujiang.app import Runtime  # noqa: PLC0415  (`--help` does not pay for it)
+    from dujiang.app.schema import Standing, histories, opener_of  # noqa: PLC0415  (`--help` does not pay for it)
     from dujiang.cli.load import load_app  # noqa: PLC0415
-    from dujiang.cli.schema import change_schema, read_schema, schema_problem  # noqa: PLC0415
+    from dujiang.data import migrate as scripts  # noqa: PLC0415
+    from dujiang.settings import file_of, masked  # noqa: PLC0415
 
     settings = settings_of(config, data=data)
-    runtime = Runtime(load_app(app, folder=Path.cwd()), settings)
-    settings.data.mkdir(parents=True, exist_ok=True)
+    wanted = histories(load_app(app, folder=Path.cwd()).modules)
+    opener = opener_of(settings.database)
+    path = file_of("database", settings.database)
+    if path is not None and check and not path.exists():
+        return report(Standing("empty", ("no store yet",)), [], as_json=as_json)  # To look must not make a store.
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
 
-    async def work() -> "tuple[Schema, Schema]":
-        await runtime.database.start()
-        try:
-            before = await read_schema(runtime)
-            if not check and before.state in ("empty", "pending"):
-                await change_schema(runtime)
-            after = await read_schema(runtime)
-        finally:
-            await runtime.database.stop()
-        return before, after
+    async def work() -> "tuple[Standing, list[Step]]":
+        found = Standing(*scripts.overall(await scripts.status(opener, wanted)))
+        done: list[Step] = []
+        if not check and found.state in ("empty", "pending"):
+            done = await scripts.upgrade(opener, wanted, progress)
+            found = Standing(*scripts.overall(await scripts.status(opener, wanted)))
+        return found, done
 
-    before, after = asyncio.run(work())
-    problem = schema_problem(after, settings)
+    def progress(step: "Step") -> None:
+        if not as_json:
+            say(f"done: {step.name} {step.revision}  {step.says}")
+
+    found, done = asyncio.run(work())
+    problem = found.problem(masked(settings.database))
     if problem is not None and not check:
         raise problem
-    current = after.state == "current"
+    return report(found, done, as_json=as_json)
+
+
+def report(found: "Standing", done: "list[Step]", *, as_json: bool) -> int:
+    """Print where the store stands now; the exit code."""
     if as_json:
-        say_json({"before": before.state, "state": after.state, "names": list(before.names)})
-    elif before.state == after.state:
-        say(f"{after.state}{': ' if after.names else ''}{', '.join(after.names)}")
-    else:
-        say(f"done: {', '.join(before.names)}")
-    return DONE if current else CONFIG
+        ran = [{"history": step.name, "revision": step.revision} for step in done]
+        say_json({"state": found.state, "names": list(found.names), "done": ran})
+    elif not done:
+        say(f"{found.state}{': ' if found.names else ''}{', '.join(found.names)}")
+    return DONE if found.state == "current" else CONFIG

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import sys
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from dujiang.app import App
     from dujiang.settings import Settings
 
+# What these say below a warning is about themselves.
+TALKATIVE = ("alembic", "uvicorn.error")
 READY_LIMIT_S = 30.0
 READY_PAUSE_S = 0.02
 READY_BYTE = b"r"
@@ -106,6 +109,8 @@ class Parent:
 def run_server(app: App, settings: Settings, listener: socket.socket, pipe: socket.socket | None) -> int:
     """Serve until a signal, on the fastest loop that is installed; the exit code."""
     log.configure(settings.log_level, settings.log_format)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(app, settings, listener, pipe))
 

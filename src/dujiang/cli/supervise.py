@@ -213,10 +213,10 @@ def ending(code: int) -> str:
 
 def worker_command(app: str, flags: list[str], settings: Settings) -> Callable[[int, int, int], list[str]]:
     """The command line of a worker, for Supervisor."""
-    stem = settings.instance or f"{socket.gethostname()}-{os.getpid()}"
+    stem = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}"  # A name has 64 letters at most.
 
     def command(slot: int, listener: int, pipe: int) -> list[str]:
-        child = ["--child", f"{listener},{pipe}", "--instance", f"{stem}.{slot}"]
+        child = ["--child", f"{listener},{pipe}", "--instance", f"{stem}-{slot}"]
         return [sys.executable, "-m", "dujiang.cli", "up", app, *flags, *child]
 
     return command

@@ -115,7 +115,6 @@ def check_together(app: str, settings: "Settings") -> None:
 
     from dujiang.app import Runtime  # noqa: PLC0415
     from dujiang.cli.load import load_app  # noqa: PLC0415
-    from dujiang.cli.schema import prepare_schema  # noqa: PLC0415
     from dujiang.settings import masked  # noqa: PLC0415
 
     runtime = Runtime(load_app(app, folder=Path.cwd()), settings)
@@ -125,7 +124,7 @@ def check_together(app: str, settings: "Settings") -> None:
     async def prepare() -> None:
         await runtime.database.start()
         try:
-            await prepare_schema(runtime, settings)
+            await runtime.schema.prepare()
         finally:
             await runtime.database.stop()
 

@@ -16,6 +16,7 @@ import hmac
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from dujiang.gateway.body import read_body
 from dujiang.gateway.problems import JSON_HEADERS, Answer, MethodNotAllowed, NotFound, answer_of_exception, send_answer
@@ -112,15 +113,17 @@ class Operations:
         letters = self._runtime.deadletters
         match (method, path.strip("/").split("/")[1:]):
             case ("GET", ["deadletters"]):
-                query = dict(pair.split("=", 1) for pair in scope["query_string"].decode().split("&") if "=" in pair)
+                query = query_of(scope)
                 limit = int(query["limit"]) if query.get("limit", "").isdigit() else 50
                 found = await letters.list(query.get("subscription", ""), limit=limit)
                 return json_answer([letter.public() for letter in found])
             case ("GET", ["deadletters", dead_id]) if dead_id.isdigit():
                 return json_answer((await letters.show(int(dead_id))).public())
             case ("POST", ["deadletters", dead_id, "replay"]) if dead_id.isdigit():
-                payload = await read_body(receive, PAYLOAD_BYTES_MAX)
-                await letters.replay(int(dead_id), payload or None, force=scope["query_string"] == b"force=true")
+                raw = await read_body(receive, PAYLOAD_BYTES_MAX)
+                # A content type says that the body is a payload, even an empty one; without it the letter's own stays.
+                given = raw if raw or any(name == b"content-type" for name, _ in scope["headers"]) else None
+                await letters.replay(int(dead_id), given, force=query_of(scope).get("force") == "true")
                 return Answer(204, [], b"")
             case ("POST", ["deadletters", dead_id, "discard"]) if dead_id.isdigit():
                 await letters.discard(int(dead_id))
@@ -146,6 +149,11 @@ def path_here(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    """The query by name, decoded; of a name that stands twice the last value counts."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def health_answer(ok: bool, report: dict[str, Any]) -> Answer:  # noqa: FBT001

@@ -288,6 +288,14 @@ class IntegrityFailed(DujiangError):
 
 
 @dataclass(eq=False, kw_only=True)
+class PartitionMissing(IntegrityFailed):
+    """A table has no part for a row; the platform makes the missing part and runs the transaction again."""
+
+    code = "partition_missing"
+    status = None
+
+
+@dataclass(eq=False, kw_only=True)
 class WriteInRead(DujiangError):
     """A read handler tried to write."""
 

@@ -34,6 +34,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
+from dujiang.data.history import PLATFORM, History
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
@@ -50,9 +51,13 @@ __all__ = [
     "Opener",
     "Run",
     "SchemaRefused",
+    "State",
     "Step",
+    "advance",
+    "load",
     "overall",
     "status",
+    "turn",
     "upgrade",
 ]
 
@@ -63,7 +68,6 @@ State = Literal["current", "empty", "pending", "ahead", "dirty"]
 # From harmless to grave; a schema is in the gravest state of its histories.
 GRAVITY: tuple[State, ...] = ("current", "empty", "pending", "ahead", "dirty")
 
-# `op`, which scripts import, is one object for the whole process.
 TURNS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
 
@@ -81,30 +85,6 @@ class Opener(Protocol):
     def __call__(self, *, alone: bool) -> AbstractAsyncContextManager[Run]:
         """Connect; with `alone`, wait until no other upgrade of this store is under way."""
         ...
-
-
-@dataclass(frozen=True)
-class History:
-    """One history of scripts.
-
-    Attributes:
-        name: The module's name; empty for the platform's.
-        package: The package that holds the scripts.
-    """
-
-    name: str
-    package: str
-
-    @property
-    def table(self) -> str:
-        """The table that records its version."""
-        return f"dj_version_{self.name}" if self.name else "dj_version"
-
-    def __str__(self) -> str:
-        return self.name or "dujiang"
-
-
-PLATFORM = History("", "dujiang.data.migrations.versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +198,17 @@ async def upgrade(
     """
     loaded = [(history, load(history)) for history in histories]
     done: list[Step] = []
-    async with TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock()), opener(alone=True) as run:
+    async with turn(), opener(alone=True) as run:
         for history, scripts in loaded:
             while step := await run(partial(advance, history=history, scripts=scripts)):
                 done.append(step)
                 progress(step)
     return done
+
+
+def turn() -> asyncio.Lock:
+    """The lock under which scripts run in this loop: the object `op` that they import is one for the whole process."""
+    return TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def load(history: History) -> ScriptDirectory:

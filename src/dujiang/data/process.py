@@ -206,8 +206,8 @@ class ProcessLease:
                 async with asyncio.timeout(max(0.01, min(BEAT_S, cancel_at - clock.monotonic()))):
                     alive = await self._beat()
                     await self._reap()
-            except Exception as error:  # A loop that ended here would let the lease of a living process expire.
-                logger.warning("heartbeat failed: %s", error or type(error).__name__)
+            except Exception as error:  # noqa: BLE001  (a loop that ended here would let the lease of a living process expire)
+                logger.warning("heartbeat failed: %s", str(error) or type(error).__name__)
                 alive = clock.monotonic() < self._confirmed + CANCEL_S
                 wait_s = max(0.01, min(RETRY_S, self._confirmed + CANCEL_S - clock.monotonic()))
             if not alive:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dujiang.data.database import PartitionMissing
 from dujiang.data.sql import Sql
 from dujiang.kernel.clock import instant
 from dujiang.kernel.context import CURRENT, Context, current
@@ -231,6 +232,15 @@ class Transaction:
 X = TypeVar("X", bound=Transaction)
 
 
+async def mended(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`; if a row of it finds no part of its table, let the running copy make the part, and run it once more."""
+    try:
+        return await work()
+    except PartitionMissing as error:
+        await current().runtime.cleaner.mend(error)
+        return await work()
+
+
 async def transact(
     database: Database,
     make: Callable[[Connection, int], X],
@@ -274,7 +284,7 @@ async def transact(
 
     with span("data.transaction", operation=what):
         try:
-            answer = await database.write(run, isolation=isolation, settle=settle)
+            answer = await mended(lambda: database.write(run, isolation=isolation, settle=settle))
         finally:
             commit.end()
     crash_point("after_commit")

@@ -19,7 +19,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from dujiang.data.transaction import transact
+from dujiang.data.transaction import mended, transact
 from dujiang.kernel.context import Context, entered
 from dujiang.kernel.errors import DujiangError, Refusal
 from dujiang.kernel.tasks import Tasks, current_task
@@ -40,7 +40,7 @@ from dujiang.messaging.work import (
     still_running,
 )
 from dujiang.telemetry.crash import crash_point
-from dujiang.telemetry.tracing import continued, parse_traceparent, span
+from dujiang.telemetry.tracing import continued, enabled, parse_traceparent, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +57,7 @@ logger = logging.getLogger("dujiang.consumer")
 
 POLL_S_MIN, POLL_S_MAX = 0.01, 1.0
 NEWER_VERSION_WAIT_US, LATER_US = 60_000_000, 1_000_000
+GROUP_MAX, GROUPS_AT_ONCE, QUICK_S = 32, 4, 0.05
 DOUBT_S = 10.0
 
 
@@ -103,6 +104,7 @@ class Consumer:
         self._filled = asyncio.Condition()
         self._busy: set[asyncio.Task[Any]] = set()
         self._held: set[int] = set()
+        self._group = 1  # How many events may share a commit; grows while handlers are quick.
         self._doubt_until = 0.0
         self._tasks = Tasks(subscription.name)
         self._stopping = False
@@ -141,13 +143,13 @@ class Consumer:
 
     async def _fetch(self) -> None:
         wait_s = POLL_S_MIN
-        room = self.subscription.concurrency * self.subscription.batch
         while not self._stopping:
             due_s: float | None = None
             try:
                 if self._node.clock.monotonic() < self._doubt_until:
                     await self._take_stock()
-                due_s = await self._claim(room)
+                each = self.subscription.batch if self.subscription.lists else GROUP_MAX // 2 if self._quick else 1
+                due_s = await self._claim(self.subscription.concurrency * each)
             except DujiangError as error:
                 logger.warning("%s waits: %s", self.subscription.name, error)
                 self._doubt()
@@ -195,16 +197,15 @@ class Consumer:
     # Working ----------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
+        runner = current_task()
         while True:
             async with self._filled:
-                await self._filled.wait_for(lambda: self._stopping or self._waiting)
+                await self._filled.wait_for(lambda: self._stopping or (self._waiting and self._has_turn))
                 if self._stopping:
                     return
-                take = min(self.subscription.batch, len(self._waiting))
-                claims = [self._waiting.popleft() for _ in range(take)]
+                claims = self._next_claims()
+                self._busy.add(runner)
                 self._filled.notify_all()
-            runner = current_task()
-            self._busy.add(runner)
             try:
                 await self._handle_all(claims)
             except asyncio.CancelledError:
@@ -222,6 +223,30 @@ class Consumer:
                 if self._cursor is not None:
                     self._bells.ring(f"sub{self.sub_id}")  # The next event of these keys may go now.
 
+    def _next_claims(self) -> list[Claim]:
+        """The next batch; or, of plain work that is quick and waits in numbers, the next few that share a commit."""
+        subscription = self.subscription
+        if subscription.lists:
+            limit = subscription.batch
+        elif self._quick and not enabled():  # A trace follows one message.
+            limit = min(self._group, -(-len(self._waiting) // (GROUPS_AT_ONCE - len(self._busy))))
+        else:
+            limit = 1
+        claims = [self._waiting.popleft()]
+        tenant = claims[0].message.headers.get("tenant")
+        while len(claims) < limit and self._waiting and self._waiting[0].message.headers.get("tenant") == tenant:
+            claims.append(self._waiting.popleft())
+        return claims
+
+    @property
+    def _quick(self) -> bool:
+        return not self.subscription.lists and self._group > 1
+
+    @property
+    def _has_turn(self) -> bool:
+        """Whether one more runner helps: of quick work a few transactions at once are enough, the rest gathers."""
+        return not self._quick or len(self._busy) < GROUPS_AT_ONCE
+
     async def _handle_all(self, claims: list[Claim]) -> None:
         """Handle a batch in one transaction; if that fails and there is more than one, each by itself."""
         ready: list[tuple[Claim, Event]] = []
@@ -234,6 +259,7 @@ class Consumer:
         error = await self._try(ready)
         if error is None:
             return
+        self._group = 1
         if len(ready) == 1:
             await self._failed(ready[0][0], error)
             return
@@ -297,13 +323,12 @@ class Consumer:
         with span("messaging.inbox"):
             fresh = await first_time(tx, self._database, self.sub_id, [claim.message.message_id for claim, _ in ready])
         # By id: published twice, a message stands twice in a batch.
-        todo = list(
-            {claim.message.message_id: event for claim, event in ready if claim.message.message_id in fresh}.values()
-        )
-        if todo:
-            for refusal in await self.subscription.handle(tx, todo):
-                if isinstance(refusal, Refusal):
-                    raise refusal
+        todo = {
+            claim.message.message_id: (claim.message, event)
+            for claim, event in ready
+            if claim.message.message_id in fresh
+        }
+        await self._handle(tx, list(todo.values()))
         crash_point("handler_done")
         took_us = int((self._node.clock.monotonic() - began) * 1e6)
         claims, state = [claim for claim, _ in ready], STATE_DONE if todo else STATE_DUPLICATE
@@ -311,6 +336,19 @@ class Consumer:
         for piece in ack_pieces(self._database, self.subscription.name, claims, state, tx.now_us, took_us):
             tx.close_with(piece)
         return "done" if todo else "duplicate"
+
+    async def _handle(self, tx: Tx, todo: Sequence[tuple[Message, Event]]) -> None:
+        if todo and self.subscription.lists:
+            for refusal in await self.subscription.handle(tx, [event for _, event in todo]):
+                if isinstance(refusal, Refusal):
+                    raise refusal
+            return
+        began = self._node.clock.monotonic()
+        for message, event in todo:
+            tx.caused_by(message)
+            await self.subscription.handle(tx, [event])
+        quick = (self._node.clock.monotonic() - began) < QUICK_S * len(todo)
+        self._group = min(GROUP_MAX, self._group * 2) if quick else 1
 
     def _settle(self, ready: Sequence[tuple[Claim, Event]]) -> Any:
         """Says after a lost reply whether the commit happened: the same transaction ends the claim."""
@@ -372,12 +410,12 @@ class Consumer:
             await self._give_back(self._waiting.popleft(), self._node.clock.now_us(), forget_attempt=True)
 
     async def _persist(self, move: Callable[[], Any]) -> None:
-        """Write what became of a claim; while the database is away the claim stays ours until the lease ends it."""
+        """Write what became of a claim; while the database is away the claim stays ours."""
         wait_s = 0.05
         with entered(self._context.but(deadline=None)):
             while True:
                 try:
-                    await move()
+                    await mended(move)
                 except LeaseLost as error:
                     logger.warning("%s", error)
                     return
@@ -392,10 +430,7 @@ class Consumer:
                     return
 
     def _report(self, claim: Claim, outcome: str, began: float) -> None:
-        clock = self._node.clock
+        clock, name = self._node.clock, self.subscription.name
         delay_s = (clock.now_us() - (claim.message.created_us or clock.now_us())) / 1e6
-        self._worked(
-            Worked(
-                subscription=self.subscription.name, outcome=outcome, took_s=clock.monotonic() - began, delay_s=delay_s
-            )
-        )
+        took_s = clock.monotonic() - began
+        self._worked(Worked(subscription=name, outcome=outcome, took_s=took_s, delay_s=delay_s))

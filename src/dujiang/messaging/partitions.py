@@ -22,7 +22,7 @@ from dujiang.messaging import inbox, outbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dujiang.data.database import Connection, Database
+    from dujiang.data.database import Connection, Database, PartitionMissing
     from dujiang.kernel.node import Node
 
 logger = logging.getLogger("dujiang.partitions")
@@ -36,6 +36,9 @@ CHILDREN = Sql(
     """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
        WHERE p.relname = $1 ORDER BY c.relname""",
     "Lists the parts of a table.",
+)
+ALONE = Sql(
+    "partitions_alone", "SELECT pg_advisory_xact_lock(7464697061727473)", "Lets one process at a time make parts."
 )
 LAST_SEQ = Sql("partitions_last_seq", "SELECT last_value FROM dj_outbox_seq", "Reads the last number of the outbox.")
 DROP_OUTCOMES = Sql(
@@ -56,9 +59,16 @@ class Part:
 
     @property
     def create(self) -> Sql:
-        """The statement that makes it; bounds cannot be parameters."""
-        text = f"CREATE TABLE IF NOT EXISTS {self.name} PARTITION OF {self.table} FOR VALUES FROM ({self.low}) TO ({self.high})"
-        return Sql(f"partition_create_{self.table}", text, "Makes a partition.")
+        """The statement that makes the table of the part."""
+        text = f"CREATE TABLE {self.name} (LIKE {self.table} INCLUDING ALL)"
+        return Sql(f"partition_create_{self.table}", text, "Makes a table that can become a part.")
+
+    @property
+    def attach(self) -> Sql:
+        """The statement that makes it a part; bounds cannot be parameters."""
+        text = f"ALTER TABLE {self.table} ATTACH PARTITION {self.name} FOR VALUES FROM ({self.low}) TO ({self.high})"
+        # CREATE ... PARTITION OF would lock readers and writers of the whole table out until all of them have ended.
+        return Sql(f"partition_attach_{self.table}", text, "Makes a part; who reads and writes goes on meanwhile.")
 
 
 def uuid_bound(us: int) -> str:
@@ -100,20 +110,28 @@ class Cleaner:
         """Make the partitions that are due; cheap when they exist."""
         if not self._database.capabilities.partitions:
             return
-        last = (await self._database.read(lambda c: c.fetch(LAST_SEQ)))[0][0]
-        parts = list(parts_from(self._node.clock.now_us(), last))
-        existing: set[str] = set()
-        for table in ("dj_inbox", "dj_outcome", "dj_outbox"):
-            rows = await self._database.read(lambda c, table=table: c.fetch(CHILDREN, table))  # type: ignore[misc]
-            existing.update(row[0] for row in rows)
-        missing = [part for part in parts if part.name not in existing]
+        if not await self._database.read(self._missing):
+            return
 
         async def body(connection: Connection) -> None:
-            for part in missing:
+            await connection.fetch(ALONE)
+            for part in await self._missing(connection):  # Another process may have made them meanwhile.
                 await connection.execute(part.create)
+                await connection.execute(part.attach)
 
-        if missing:
-            await self._database.write(body)
+        await self._database.write(body)
+
+    async def mend(self, error: PartitionMissing) -> None:
+        """Make the parts that are due after a row found none: the maker was late, or the clock has jumped."""
+        logger.error("parts of a table are made only now that a row needs them: %s", error.why)
+        await self.prepare()
+
+    async def _missing(self, connection: Connection) -> list[Part]:
+        last = (await connection.fetch(LAST_SEQ))[0][0]
+        existing: set[str] = set()
+        for table in ("dj_inbox", "dj_outcome", "dj_outbox"):
+            existing.update(row[0] for row in await connection.fetch(CHILDREN, table))
+        return [part for part in parts_from(self._node.clock.now_us(), last) if part.name not in existing]
 
     async def clean(self) -> int:
         """Remove what nothing needs; how many parts or rows went."""

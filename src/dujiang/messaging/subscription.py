@@ -82,7 +82,8 @@ class Subscription:
         ordered: Whether events with one key are handled one after another, in commit order.
         on_fail: What a dead event of an ordered subscription does to its key.
         retry: The bound on tries.
-        batch: Events at most in one transaction.
+        batch: Events at most in one transaction of a handler that takes lists.
+        lists: Whether the handler takes lists; otherwise it is called for each event.
         concurrency: Transactions at once in one process.
         timeout_s: How long one run may take.
         start: Whether a new subscription begins with what comes now or with what the outbox still holds.
@@ -95,6 +96,7 @@ class Subscription:
     on_fail: OnFail = "park_key"
     retry: Retry = Retry()  # noqa: RUF009  (immutable)
     batch: int = 1
+    lists: bool = False
     concurrency: int = 8
     timeout_s: float = 60.0
     start: Start = "now"

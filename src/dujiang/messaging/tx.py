@@ -67,6 +67,10 @@ class Tx(Transaction):
         self._cause = cause
         self._published: list[tuple[bytes, str, str | None, str, int, bytes]] = []
 
+    def caused_by(self, message: Message) -> None:
+        """Say which message the events published from now on follow from; for the platform."""
+        self._cause = message
+
     def publish(self, *events: Event) -> None:
         """Emit events when, and only when, this transaction commits; they keep their order.
 

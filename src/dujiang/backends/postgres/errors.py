@@ -4,6 +4,7 @@ This is the only place that knows asyncpg's exceptions; above it there are ours 
 message:
 
     23...                   IntegrityFailed, with its kind and the constraint's name
+    23514 without a name    PartitionMissing
     40001 40P01 55P03       Conflict: the transaction lost and may run again
     0A000, cached plan      Conflict as well: a migration changed a table under a prepared statement; a new run
                             prepares it anew
@@ -29,6 +30,7 @@ from dujiang.data.database import (
     DatabaseRefused,
     DatabaseUnreachable,
     IntegrityFailed,
+    PartitionMissing,
     StatementFailed,
     StatementsOverlap,
     TransactionFailed,
@@ -127,6 +129,8 @@ def of_state(cause: asyncpg.PostgresError, *, url: str, sql: str, limit_s: float
 def integrity(cause: asyncpg.PostgresError, state: str) -> IntegrityFailed:
     """A broken constraint; a NOT NULL has no name, so its column stands for it."""
     named = getattr(cause, "constraint_name", None) or getattr(cause, "column_name", None)
+    if state == "23514" and not named:  # A check has a name; a row that fits no part of its table breaks none.
+        return PartitionMissing(kind="check", constraint="", why=says(cause))
     return IntegrityFailed(kind=KIND_OF_STATE.get(state, "other"), constraint=str(named or ""), why=says(cause))
 
 

@@ -16,15 +16,12 @@ from sqlalchemy.pool import NullPool
 
 from dujiang.backends.postgres.errors import unconnected
 from dujiang.backends.postgres.options import address
+from dujiang.data.history import LOCK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dujiang.data.migrate import Opener, Run
-
-# The letters "dujiang", as a number.
-LOCK = int.from_bytes(b"dujiang")
-
 
 def opener(url: str) -> Opener:
     """Opens the database at `url` for migrations. Its errors are DatabaseUnreachable and DatabaseRefused."""

@@ -1,0 +1,7 @@
+"""x."""
+
+from dujiang.testing.conformance.stage import StageSuite
+
+
+class UpkeepCases(StageSuite):
+    """x."""
