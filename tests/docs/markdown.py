@@ -22,7 +22,7 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"`([\w./-]+\.(?:py|toml))`[^`\n]*:\s*\Z")
+FILE_NAME = re.compile(r"`([\w./-]+\.(?:py|toml))`[^`\n]*[:：]\s*\Z")
 LONG_ID = re.compile(r"\d{15,20}")
 PORT_SHOWN = "127.0.0.1:8000"
 # A reaction in another process is woken at the latest by its own look, once a second; a request takes 10 ms, a command 1 s.
@@ -124,7 +124,8 @@ class Reader:
         raise AssertionError(f"{command}\nprinted\n{printed}\n{done.stderr}\nthe page shows\n{shown}")
 
     def start(self, command: str, shown: str) -> None:
-        """Start the server and wait for its first line."""
+        """Start the server and wait for its first line; `make up` is typed as what its recipe runs."""
+        command = command.replace("make up", "dujiang up")
         self.server = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {command}"], cwd=self.folder, env=self.env(), stdout=subprocess.PIPE, text=True
         )

@@ -137,7 +137,7 @@ async def adopted(site: Path, database: str, monkeypatch: pytest.MonkeyPatch) ->
     main.write_text(changed(main.read_text(), DIFF))
     url = database.replace("postgresql:", "postgresql+asyncpg:") or f"sqlite:///{site}/app.db"
     monkeypatch.setenv("DATABASE_URL", url)
-    monkeypatch.setenv("DUJIANG_DATABASE", url)
+    monkeypatch.setenv("DUJIANG_DATABASE", database or url)
     monkeypatch.setenv("DUJIANG_DATA", str(site / "var"))
     if database:
         engine = create_async_engine(url)
@@ -157,7 +157,7 @@ async def adopted(site: Path, database: str, monkeypatch: pytest.MonkeyPatch) ->
     async def seen() -> None:
         async for session in db.session():
             customer = importlib.import_module("existing.models").Customer
-            started.append(list((await session.scalars(sa.select(customer.email))).all()))
+            started.append(list((await session.scalars(sa.select(customer.email).order_by(customer.id))).all()))
 
     async with served(api, api.router.lifespan_context(api), seen) as (client, state):
         yield Site(client, World(state["dujiang"]), started, url)

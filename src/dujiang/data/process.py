@@ -203,9 +203,9 @@ class ProcessLease:
             wait_s = BEAT_S
             try:
                 # Whatever the database does, the handlers are cancelled in time.
-                async with asyncio.timeout(max(0.01, min(BEAT_S, cancel_at - clock.monotonic()))):
+                async with asyncio.timeout(max(RETRY_S, min(BEAT_S, cancel_at - clock.monotonic()))):
                     alive = await self._beat()
-                    await self._reap()
+                    await self.reap()
             except Exception as error:  # noqa: BLE001  (a loop that ended here would let the lease of a living process expire)
                 logger.warning("heartbeat failed: %s", str(error) or type(error).__name__)
                 alive = clock.monotonic() < self._confirmed + CANCEL_S
@@ -235,7 +235,7 @@ class ProcessLease:
             else:
                 return
 
-    async def _reap(self) -> None:
+    async def reap(self) -> None:
         """Put back what expired processes held, and end their rows; any process may do it, one wins."""
         rows = await self._database.read(lambda c: c.fetch(EXPIRED, self._node.clock.now_us()))
         for lease, holder in rows:

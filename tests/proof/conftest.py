@@ -1,0 +1,19 @@
+"""A private PostgreSQL for trials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dujiang.testing.servers import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all trials; a killed client needs no fsync, the server itself stays up."""
+    with PostgresServer(fsync=False, max_connections=100) as server:
+        yield server

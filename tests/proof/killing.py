@@ -1,0 +1,247 @@
+"""A trial by killing: clients post orders with keys, the process dies again and again, and the books must balance.
+
+    life 1 ──✗  life 2 ──✗  ...  last life: every key is answered, everything settles, SIGTERM
+      |           └ keys without an answer are asked again; answered ones now and then, and must get the same bytes
+      └ clients post until nobody answers
+
+What a client saw is the only witness; the store is read when it is closed, by programs that are not ours.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import queue
+import random
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dujiang.systems.shop.contract import OrderReceipt
+from tests.cli.processes import Up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from dujiang.testing.servers import PostgresServer
+
+CLIENTS = 4
+REACH_S = 45.0
+SETTLE_S = 45.0
+ORDER = {"user_id": 1, "items": ["itemA", {"sku": "mouse", "quantity": 2}]}
+APP = "trial_app:app"
+
+# The shop, and a reaction that fails at the first try of each life after it has written: a retry is a crash point too.
+SOURCE = '''
+from dujiang import App, Id, Model, Module, Read, Retry, Tx
+from dujiang.data.sql import Sql
+from dujiang.systems.shop import shop
+from dujiang.systems.shop.contract import StockReserved
+from dujiang.testing.harness import OPEN
+
+ADD = Sql("trial_add", "INSERT INTO trial_seen (id, order_id) VALUES ($1, $2)", "Notes an effect.")
+TRIED = set()
+trial = Module("trial", migrations="scripts")
+
+
+class Open(Model):
+    unrouted: int
+    ready: int
+    running: int
+
+
+@trial.react(StockReserved, ordered=True, retry=Retry(attempts=1000, base="5ms", cap="50ms"))
+async def see(tx: Tx, event: StockReserved) -> None:
+    await tx.fetch(ADD, tx.new_id(), event.order_id)
+    if event.order_id not in TRIED:
+        TRIED.add(event.order_id)
+        raise RuntimeError("the first try of each life fails")
+
+
+@trial.read("GET /trial/open")
+async def still_open(db: Read) -> Open:
+    row = (await db.fetch(OPEN))[0]
+    return Open(unrouted=row[0], ready=row[1], running=row[2])
+
+
+app = App(modules=[shop, trial])
+'''
+SCRIPT = '''"""Make the table of effects."""
+from alembic import op
+revision = "0001"
+down_revision = None
+def upgrade():
+    op.execute("CREATE TABLE trial_seen (id BIGINT PRIMARY KEY, order_id BIGINT NOT NULL)")
+'''
+
+Rows = list[tuple[str, ...]]
+
+
+@dataclass
+class Trial:
+    """One store, its lives, and what the clients saw.
+
+    Args:
+        folder: An empty folder.
+        settings: The settings of the store.
+        select: Reads the closed store: rows of text.
+        seed: Of the clients' choices.
+
+    Attributes:
+        answered: The body of the 201, by key.
+        unanswered: Keys that were sent and got no answer that settles them.
+        deaths: How many lives were ended.
+    """
+
+    folder: Path
+    settings: dict[str, str]
+    select: Callable[[str], Rows]
+    seed: int = 1
+    answered: dict[str, bytes] = field(default_factory=dict)
+    unanswered: set[str] = field(default_factory=set)
+    deaths: int = 0
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        """Write the application."""
+        (self.folder / "trial_app.py").write_text(SOURCE)
+        (self.folder / "scripts").mkdir()
+        (self.folder / "scripts" / "__init__.py").write_text("")
+        (self.folder / "scripts" / "0001_seen.py").write_text(SCRIPT)
+
+    def up(self, **more: str) -> Up:
+        """A new life, not yet ready. Its name is always the same: it takes the dead one's work over at once."""
+        return Up(self.folder, APP, instance="trial", **self.settings, **more)
+
+    def die_at(self, point: str) -> None:
+        """One life that ends at a crash point; fails when it does not get there."""
+        with self.up(crash_at=point) as up:
+            if up.ready():
+                self.post_until(up, lambda: False, limit_s=REACH_S)
+            with suppress(subprocess.TimeoutExpired):
+                up.process.wait(2.0)
+            code = up.process.poll()
+            assert code == -signal.SIGKILL, f"{point} was not reached within {REACH_S:.0f} s ({code}): {up.err[-2000:]}"
+        self.deaths += 1
+
+    def die_after(self, life_s: float) -> None:
+        """One life that is killed from outside after a while, ready or not."""
+        with self.up() as up:
+            killer = threading.Timer(life_s, up.process.kill)
+            killer.start()
+            try:
+                if up.ready():
+                    self.post_until(up, lambda: False, limit_s=life_s + 30)
+            finally:
+                killer.join()
+            assert up.wait() == -signal.SIGKILL, up.err[-2000:]
+        self.deaths += 1
+
+    def end_well(self) -> None:
+        """The last life: every key is answered with the bytes of its first answer, all work is done, no law is broken."""
+        with self.up().started() as up:
+            until_s = time.monotonic() + SETTLE_S
+            while self.unanswered:
+                assert time.monotonic() < until_s, f"{len(self.unanswered)} keys get no answer: {up.err[-2000:]}"
+                self.post_until(up, lambda: not self.unanswered, limit_s=SETTLE_S)
+            for key in random.Random(self.seed).sample(sorted(self.answered), min(50, len(self.answered))):
+                assert self.post(up, key)
+            while any(found := up.request("GET", "/trial/open").json.values()):
+                assert time.monotonic() < until_s, f"still open (unrouted, ready, running): {list(found)}"
+                time.sleep(0.02)
+            assert up.operate("POST", "/_dj/audit").json == []
+            assert up.stop() == 0, up.err[-2000:]
+        self.check_books()
+
+    def post_until(self, up: Up, enough: Callable[[], bool], *, limit_s: float) -> None:
+        """Clients post, unanswered keys first, until the process is dead, `enough` holds, or the time is over."""
+        again: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for key in sorted(self.unanswered):
+            again.put(key)
+        until_s = time.monotonic() + limit_s
+
+        def client(number: int) -> None:
+            chance = random.Random(f"{self.seed} {self.deaths} {number}")
+            while up.process.poll() is None and time.monotonic() < until_s and not enough():
+                try:
+                    key = again.get_nowait()
+                except queue.Empty:
+                    key = f"key-{next(self.numbers)}"
+                    if self.answered and chance.random() < 0.2:
+                        key = chance.choice(list(self.answered))
+                if not self.post(up, key) and up.process.poll() is None:
+                    again.put(key)
+                    time.sleep(0.01)
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for done in [pool.submit(client, number) for number in range(CLIENTS)]:
+                done.result()
+
+    def post(self, up: Up, key: str) -> bool:
+        """Post one order; whether its key is answered now. A second answer must have the bytes of the first."""
+        if key not in self.answered:
+            self.unanswered.add(key)
+        try:
+            answer = up.request("POST", "/api/v1/orders", ORDER, idempotency_key=key, timeout_s=20.0)
+        except (OSError, http.client.HTTPException):
+            return False
+        if answer.status != 201:
+            assert "retry-after" in answer.headers, f"{answer.status} {answer.body!r}"
+            return False
+        first = self.answered.setdefault(key, answer.body)
+        assert first == answer.body, f"{key}: {first!r}, then {answer.body!r}"
+        self.unanswered.discard(key)
+        return True
+
+    def check_books(self) -> None:
+        """Read the closed store: what was promised is there, once, and nothing else is."""
+        promised = sorted(str(OrderReceipt.model_validate_json(body).order_id) for body in self.answered.values())
+        count = str(len(promised))
+        assert len(set(promised)) == len(promised), "two keys were answered with one order"
+        assert sorted(row[0] for row in self.select("SELECT order_id FROM shop_order")) == promised
+        assert self.select("SELECT status, count(*) FROM shop_order GROUP BY status") == [("reserved", count)]
+        assert self.select("SELECT sku, reserved, pending FROM shop_stock WHERE reserved > 0 ORDER BY sku") == [
+            ("itemA", count, "0"),
+            ("mouse", str(2 * len(promised)), "0"),
+        ]
+        assert self.select("SELECT count(*), count(DISTINCT order_id) FROM trial_seen") == [(count, count)]
+        for table in ("dj_ready", "dj_running", "dj_dead", "dj_hold"):
+            assert self.select(f"SELECT count(*) FROM {table}") == [("0",)], table
+        published = self.select("SELECT topic, count(*) FROM dj_outbox GROUP BY topic ORDER BY topic")
+        assert published == [("OrderPlaced", count), ("StockReserved", count)]
+        done = self.select(
+            "SELECT s.name, count(*), count(DISTINCT o.seq) FROM dj_outcome o JOIN dj_subscription s"
+            " ON s.sub_id = o.sub_id WHERE o.state = 1 GROUP BY s.name ORDER BY s.name"
+        )
+        assert done == [("shop.reserve_stock", count, count), ("trial.see", count, count)]
+
+
+def new_trial(kind: str, folder: Path, server: Callable[[], PostgresServer], *, seed: int = 1) -> Trial:
+    """A trial on an empty store: `sqlite`, or a database of its own on the private server."""
+    if kind == "sqlite":
+        return Trial(folder, {}, lambda statement: read_file(folder / "var" / "app.db", statement), seed)
+    postgres = server()
+    url = postgres.create_database()
+    name = url.rpartition("/")[2]
+
+    def read(statement: str) -> Rows:
+        text = postgres.execute(statement, database=name)
+        return [tuple(line.split("|")) for line in text.splitlines()]
+
+    return Trial(folder, {"database": url}, read, seed)
+
+
+def read_file(path: Path, statement: str) -> Rows:
+    """Rows of an embedded store that nobody has open, read by Python's own SQLite."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [tuple(str(value) for value in row) for row in connection.execute(statement)]
+
+
+__all__ = ["Trial", "new_trial"]
