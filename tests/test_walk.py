@@ -12,9 +12,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from dujiang import App, Module, Tx
 from dujiang.systems.shop import app
 from dujiang.telemetry import tracing
 from dujiang.testing.harness import running
+from dujiang.testing.servers import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +42,22 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     tracing.recheck()
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """One private server; fsync off, because nothing here cuts the power."""
+    with PostgresServer(fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store; empty text = an embedded store of the test's own."""
+    if request.param == "sqlite":
+        return ""
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create_database()
+
+
 def walked(exporter: InMemorySpanExporter, trace_id: int | None = None) -> list[ReadableSpan]:
     """The spans of one trace (default: that of the first), by their start."""
     found = sorted(exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
@@ -56,29 +74,29 @@ def told() -> list[str]:
 
 
 class TestWalk:
-    async def test_one_order_takes_the_steps_that_the_page_tells(self, spans: InMemorySpanExporter) -> None:
+    async def test_one_order_takes_the_steps_that_the_page_tells(self, spans: InMemorySpanExporter, store: str) -> None:
         """One trace holds every step of docs/walk.md, in its order, and no other step."""
-        async with running(app) as world:
+        async with running(app, database=store) as world:
             answer = await world.post("/api/v1/orders", ORDER, key="k1")
             await world.settle()
 
         assert answer.status == 201
         assert [span.name for span in walked(spans)] == told()
 
-    async def test_the_walk_continues_the_callers_trace(self, spans: InMemorySpanExporter) -> None:
+    async def test_the_walk_continues_the_callers_trace(self, spans: InMemorySpanExporter, store: str) -> None:
         """The trace that the caller's `traceparent` names is that of the request, of its event and of the reaction."""
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-        async with running(app) as world:
+        async with running(app, database=store) as world:
             await world.post("/api/v1/orders", ORDER, key="k1", headers={"traceparent": parent})
             await world.settle()
 
         trace_id = int(parent.split("-")[1], 16)
         assert [span.name for span in walked(spans, trace_id)] == told()
 
-    async def test_a_replay_ends_at_the_key(self, spans: InMemorySpanExporter) -> None:
+    async def test_a_replay_ends_at_the_key(self, spans: InMemorySpanExporter, store: str) -> None:
         """The second request under a key stops at step 5: no handler, no event, no commit of its own."""
-        async with running(app) as world:
+        async with running(app, database=store) as world:
             await world.post("/api/v1/orders", ORDER, key="k1")
             await world.settle()
             spans.clear()
@@ -87,10 +105,33 @@ class TestWalk:
         assert answer.headers["idempotent-replayed"] == "true"
         assert [span.name for span in walked(spans)] == told()[:5]
 
-    async def test_what_the_guard_refuses_goes_no_further(self, spans: InMemorySpanExporter) -> None:
+    async def test_what_the_guard_refuses_goes_no_further(self, spans: InMemorySpanExporter, store: str) -> None:
         """A foreign Host ends the walk at its first step."""
-        async with running(app) as world:
+        async with running(app, database=store) as world:
             answer = await world.post("/api/v1/orders", ORDER, headers={"host": "elsewhere.example"})
 
         assert answer.status == 421
         assert [span.name for span in walked(spans)] == told()[:1]
+
+    async def test_a_fault_names_the_trace_that_the_tracer_recorded(
+        self, spans: InMemorySpanExporter, store: str
+    ) -> None:
+        """The `trace_id` of a 500 is the one under which the spans of that request are found."""
+        module = Module("faulty")
+
+        @module.write("POST /fault")
+        async def fault(tx: Tx) -> None:
+            raise RuntimeError("a bug")
+
+        async with running(App(modules=[module]), database=store) as world:
+            answer = await world.post("/fault")
+
+        assert answer.status == 500
+        assert f"{walked(spans)[0].context.trace_id:032x}" == answer.json["trace_id"]
+        assert [span.name for span in walked(spans)] == [
+            "gateway.guard",
+            "gateway.context",
+            "write",
+            "data.transaction",
+            "handler",
+        ]

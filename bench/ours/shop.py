@@ -84,7 +84,8 @@ async def place(tx: Tx, body: NewOrder) -> OrderView:
     if taken.rowcount != 1:
         raise OutOfStock
     view = OrderView(id=tx.new_id(), user_id=body.user_id, sku=body.sku, quantity=body.quantity, status="new")
-    await tx.execute(PLACE, dict(view))
+    row = {"id": view.id, "user_id": view.user_id, "sku": view.sku, "quantity": view.quantity, "status": view.status}
+    await tx.execute(PLACE, row)
     tx.publish(OrderPlaced(order_id=view.id, user_id=view.user_id, sku=view.sku, quantity=view.quantity))
     return view
 

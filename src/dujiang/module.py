@@ -27,10 +27,10 @@ from dujiang.messaging.tx import Read, Tx
 from dujiang.resilience.retry import Retry
 
 if TYPE_CHECKING:
-    from dujiang.messaging.message import Event
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from dujiang.data.database import Isolation
+    from dujiang.messaging.message import Event
     from dujiang.messaging.subscription import OnFail, Start
     from dujiang.react import Reaction
     from dujiang.read import ReadVerb

@@ -22,6 +22,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from pydantic_core import to_json
+
 from dujiang.data.transaction import transact
 from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
 from dujiang.gateway.problems import JSON_HEADERS, Answer, problem
@@ -31,11 +33,11 @@ from dujiang.kernel.errors import DeadlinePassed, Refusal
 from dujiang.telemetry.tracing import span
 
 if TYPE_CHECKING:
-    from dujiang.gateway.routes import Call
     from collections.abc import Callable, Coroutine, Mapping
 
     from dujiang.data.database import Connection, Database, Isolation
     from dujiang.gateway.handler import Handler
+    from dujiang.gateway.routes import Call
     from dujiang.kernel.node import Node
     from dujiang.messaging.message import Message
     from dujiang.messaging.tx import Tx
@@ -140,7 +142,7 @@ class BoundWrite:
         digest = hashlib.sha256(call.query.encode("latin-1"))
         for name in sorted(call.values):
             value = call.values[name]
-            text = value.model_dump_json().encode() if name == self._body_name else repr(value).encode()
+            text = to_json(value) if name == self._body_name else repr(value).encode()
             digest.update(b"\x00" + name.encode() + b"\x00" + text)
         scope = f"{context.tenant}\x1f{context.caller}\x1f{self.verb.name}"
         return Key(scope, call.key or "", digest.digest(), self.verb.name)

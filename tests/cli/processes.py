@@ -126,9 +126,7 @@ class Up:
         assert self.ready(), self.err
         return self
 
-    def request(
-        self, method: str, path: str, body: Any = None, *, timeout_s: float = 30.0, **headers: str
-    ) -> Answer:
+    def request(self, method: str, path: str, body: Any = None, *, timeout_s: float = 30.0, **headers: str) -> Answer:
         """Send one request; `body` is JSON, or bytes as they are. Header names are given with underscores."""
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         given = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -46,7 +46,9 @@ class Case:
 
 SERVER = {"database": "postgresql://dujiang@{server}/postgres"}
 CASES = {
-    "database-down": Case("up", 69, "database_unreachable", ("127.0.0.1:1/x",), {"database": "postgresql://u@127.0.0.1:1/x"}),
+    "database-down": Case(
+        "up", 69, "database_unreachable", ("127.0.0.1:1/x",), {"database": "postgresql://u@127.0.0.1:1/x"}
+    ),
     "database-down-workers": Case(
         "up --workers 2", 69, "database_unreachable", ("127.0.0.1:1/x",), {"database": "postgresql://u@127.0.0.1:1/x"}
     ),
@@ -60,7 +62,11 @@ CASES = {
         "up", 78, "database_refused", ('role "stranger"',), {"database": "postgresql://stranger@{server}/postgres"}
     ),
     "no-database": Case(
-        "up", 78, "database_refused", ('"nowhere" does not exist',), {"database": "postgresql://dujiang@{server}/nowhere"}
+        "up",
+        78,
+        "database_refused",
+        ('"nowhere" does not exist',),
+        {"database": "postgresql://dujiang@{server}/nowhere"},
     ),
     "not-durable": Case("up", 78, "not_durable", ("fsync is off",), {**SERVER, "profile": "production"}),
     "workers-on-one-writer": Case("up --workers 2", 78, "one_writer", ("2 workers",)),
@@ -69,14 +75,26 @@ CASES = {
     "crash-point": Case("up", 78, "unknown_crash_point", ("NAME:N",), {"crash_at": "nowhere:1"}),
     "no-app": Case("up site_app:nothing", 78, "app_missing", ("did you mean 'app'",), scripts={"0001": MADE}),
     "broken-statement": Case(
-        f"up {APP}", 78, "migration_failed", ("0001_step.py", "nowhere"), scripts={"0001": "op.execute('SELECT 1 FROM nowhere')"}
+        f"up {APP}",
+        78,
+        "migration_failed",
+        ("0001_step.py", "nowhere"),
+        scripts={"0001": "op.execute('SELECT 1 FROM nowhere')"},
     ),
     "broken-python": Case(
-        f"up {APP}", 78, "migration_failed", ("0002_step.py", "ZeroDivisionError"), scripts={"0001": MADE, "0002": "1 / 0"}
+        f"up {APP}",
+        78,
+        "migration_failed",
+        ("0002_step.py", "ZeroDivisionError"),
+        scripts={"0001": MADE, "0002": "1 / 0"},
     ),
     "broken-syntax": Case(f"up {APP}", 78, "migration_failed", ("SyntaxError",), scripts={"0001": "def def"}),
     "broken-migrate": Case(
-        f"migrate {APP}", 78, "migration_failed", ("0001_step.py", "nowhere"), scripts={"0001": "op.execute('SELECT 1 FROM nowhere')"},
+        f"migrate {APP}",
+        78,
+        "migration_failed",
+        ("0001_step.py", "nowhere"),
+        scripts={"0001": "op.execute('SELECT 1 FROM nowhere')"},
         out="done: dujiang 0001 ",
     ),
     "unportable-column": Case(
@@ -92,13 +110,17 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def ended(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Ended]]]:
+def ended(
+    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[Path, Ended]]]:
     """Every case run once, two at a time: most of a refusal's second is Python loading."""
 
     def run(name: str) -> tuple[Path, Ended]:
         case, folder = CASES[name], tmp_path_factory.mktemp(name)
         Site(folder, case.scripts).write(case.source)
-        settings = {key: value.replace("{server}", f"127.0.0.1:{postgres.port}") for key, value in case.settings.items()}
+        settings = {
+            key: value.replace("{server}", f"127.0.0.1:{postgres.port}") for key, value in case.settings.items()
+        }
         words = case.words.split()
         if words[0] == "up":
             words += ["--port", str(free_port())]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = {"user_id": 1, "items": ["itemA", "itemB"]}
-LETTERS = '''
+LETTERS = """
 from dujiang import Model, Refusal, key
 from dujiang.data.sql import Sql
 
@@ -47,7 +47,7 @@ async def file_note(tx: Tx, event: Noted) -> None:
 async def one_note(db: Read) -> list[Any]:
     count = (await db.fetch(COUNT))[0][0]
     return [{"notes": count}] if count > 1 else []
-'''
+"""
 NOTES = {"0001": "op.execute('CREATE TABLE desk_note (id BIGINT PRIMARY KEY, body TEXT NOT NULL)')"}
 
 

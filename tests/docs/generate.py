@@ -8,7 +8,6 @@ Nothing on these pages is written by hand, so that nothing on them can be out of
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -35,7 +34,13 @@ MADE = "<!-- Made by `python -m tests.docs.generate --write`; do not edit. -->\n
 HEADING = re.compile(r"([A-Z][\w ]*):")
 PLACEHOLDER = re.compile(r"\{\w+\}")
 # Errors of commands, of a start, and of the servers that tests start.
-WITHOUT_CLIENTS = ("dujiang.cli.", "dujiang.settings.", "dujiang.testing.", "dujiang.backends.table", "dujiang.app.schema")
+WITHOUT_CLIENTS = (
+    "dujiang.cli.",
+    "dujiang.settings.",
+    "dujiang.testing.",
+    "dujiang.backends.table",
+    "dujiang.app.schema",
+)
 ENTRY = re.compile(r"(\*{0,2}[\w, ]+): (.*)")
 # A sentence ends at a full stop before a space and something that begins one; "e.g." and "1." end none.
 SENTENCE = re.compile(r"(?<=[a-z0-9)`\"'*_\]][.?!]) (?=[A-Z`\"(])")
@@ -109,7 +114,7 @@ def error_section(kind: type[DujiangError]) -> str:
     lines = [f"## {kind.code}\n", prose(kind.__doc__ or ""), "", f"- move: `{kind.move}`", f"- HTTP status: {status}"]
     if kind.says:
         lines.append(f"- says: {kind.says}")
-    values = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    values: list[str] = list(getattr(kind, "__dataclass_fields__", ()))
     if values:
         lines.append(f"- values: {', '.join(f'`{name}`' for name in values)}")
     if kind.cure and not PLACEHOLDER.fullmatch(kind.cure):
@@ -131,9 +136,10 @@ def error_classes() -> Iterator[type[DujiangError]]:
     """Every error class of the package that has a code of its own, the abstract roots left out."""
     for module in modules():
         for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, DujiangError) and value.__module__ == module.__name__:
-                if "code" in vars(value) and value is not DujiangError:
-                    yield value
+            if not inspect.isclass(value) or not issubclass(value, DujiangError) or value is DujiangError:
+                continue
+            if value.__module__ == module.__name__ and "code" in vars(value):
+                yield value
 
 
 def modules() -> Iterator[ModuleType]:
@@ -145,9 +151,7 @@ def modules() -> Iterator[ModuleType]:
 
 def events_page() -> str:
     """docs/reference/events.md."""
-    rows = [
-        f"| `{m.name}` | {m.kind} | {', '.join(f'`{label}`' for label in m.labels)} | {m.help} |" for m in METRICS
-    ]
+    rows = [f"| `{m.name}` | {m.kind} | {', '.join(f'`{label}`' for label in m.labels)} | {m.help} |" for m in METRICS]
     return "\n\n".join(
         [
             "# Events and metrics\n",
@@ -177,7 +181,9 @@ def api_page() -> str:
     for face in api.FACES:
         module = importlib.import_module(face)
         parts.append(f"## {face}")
-        parts += [public_name(f"{face}.{name}", getattr(module, name)) for name in sorted(module.__all__, key=str.lower)]
+        parts += [
+            public_name(f"{face}.{name}", getattr(module, name)) for name in sorted(module.__all__, key=str.lower)
+        ]
     return "\n\n".join(parts)
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"`([\w./-]+\.(?:py|toml))`[^`\n]*[:：]\s*\Z")
+FILE_NAME = re.compile(r"`([\w./-]+\.(?:py|toml))`[^`\n]*[:\uff1a]\s*\Z")
 LONG_ID = re.compile(r"\d{15,20}")
 PORT_SHOWN = "127.0.0.1:8000"
 # A reaction in another process is woken at the latest by its own look, once a second; a request takes 10 ms, a command 1 s.
@@ -113,15 +113,22 @@ class Reader:
         if command.startswith(("dujiang up", "make up")):
             self.start(command, shown)
             return
-        printed = ""
+        printed = errors = ""
         for _ in range(TRIES_OF_REQUEST if command.startswith("curl") else TRIES_OF_COMMAND):
             done = subprocess.run(
-                command, shell=True, cwd=self.folder, env=self.env(), capture_output=True, text=True, timeout=60
+                command,
+                shell=True,
+                cwd=self.folder,
+                env=self.env(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
-            printed = done.stdout.replace("\r\n", "\n").strip()
+            printed, errors = done.stdout.replace("\r\n", "\n").strip(), done.stderr
             if self.matches(shown, printed):
                 return
-        raise AssertionError(f"{command}\nprinted\n{printed}\n{done.stderr}\nthe page shows\n{shown}")
+        raise AssertionError(f"{command}\nprinted\n{printed}\n{errors}\nthe page shows\n{shown}")
 
     def start(self, command: str, shown: str) -> None:
         """Start the server and wait for its first line; `make up` is typed as what its recipe runs."""

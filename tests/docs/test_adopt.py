@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from fastapi import Depends, FastAPI
 
 from dujiang import App, Refusal, Settings, Transaction, Tx
+from dujiang.kernel.context import current
 from dujiang.systems.shop import shop
 from dujiang.testing.harness import World
 from tests.docs.markdown import ROOT, blocks, write_files
@@ -104,7 +105,9 @@ def history(connection: sa.Connection) -> None:
 
 
 @asynccontextmanager
-async def served(application: Any, lifespan: Any, seen: Callable[[], Awaitable[None]]) -> AsyncIterator[tuple[Any, Any]]:
+async def served(
+    application: Any, lifespan: Any, seen: Callable[[], Awaitable[None]]
+) -> AsyncIterator[tuple[Any, Any]]:
     """A client of an ASGI application, as a server would run it: lifespan first, its state in every request.
 
     Args:
@@ -147,8 +150,8 @@ async def adopted(site: Path, database: str, monkeypatch: pytest.MonkeyPatch) ->
     else:
         (site / "existing" / "db.py").write_text(READING_ENGINE)
         plain = sa.create_engine(url)
-        with plain.begin() as connection:
-            history(connection)
+        with plain.begin() as opened:
+            history(opened)
         plain.dispose()
     api = importlib.import_module("existing.main").api
     started: list[list[str]] = []
@@ -181,14 +184,17 @@ class TestAdopt:
         assert at_answer == ["li@example.org"]
         assert customers.json() == {"li@example.org": True}
 
-    @pytest.mark.parametrize("email", ["bo@blocked.example"])
-    async def test_a_route_that_raises_leaves_nothing(self, adopted: Site, email: str) -> None:
-        """An HTTPException after the flush rolls customer and event back, and is answered as before."""
-        answer = await adopted.client.post("/customers", json={"email": email})
+    async def test_a_route_that_raises_leaves_nothing(self, adopted: Site, caplog: pytest.LogCaptureFixture) -> None:
+        """An HTTPException after the flush rolls customer and event back, and is answered as before.
+
+        Method: the rollback belongs to the request; one that came later, when a generator is collected, would be logged.
+        """
+        answer = await adopted.client.post("/customers", json={"email": "bo@blocked.example"})
         await adopted.world.settle()
 
         assert (answer.status_code, answer.json()) == (403, {"detail": "this domain is blocked"})
         assert adopted.started[-1] == []
+        assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
     async def test_a_fault_in_a_route_leaves_nothing(self, adopted: Site) -> None:
         """A second customer of one address breaks the table's constraint: nothing of that request is kept."""
@@ -249,10 +255,13 @@ class TestRoutes:
         async def other(tx: SameTx) -> Any:
             return tx
 
-        async def both(tx: SameTx, second: Any = Depends(other)) -> None:
+        async def both(tx: SameTx, second: Any) -> None:
             same.append(tx is second)
             raise Refusal("not today")
 
+        both.__annotations__["second"] = Annotated[
+            Any, Depends(other)
+        ]  # Its name is local; a string could not find it.
         api.add_api_route("/both", both, methods=["POST"])
         App(modules=[], settings=Settings(data=tmp_path)).attach(api)
 
@@ -261,6 +270,22 @@ class TestRoutes:
 
         assert same == [True]
         assert (answer.status_code, answer.json()["code"]) == (409, "refused")
+
+    async def test_a_transaction_inside_a_transaction_is_refused(self, tmp_path: Path) -> None:
+        """A route that holds a transaction cannot open a second one: 500 `nested_transaction`, and nothing hangs."""
+        api = FastAPI()
+
+        async def twice(tx: SameTx) -> None:
+            async with current().runtime.held():
+                pass
+
+        api.add_api_route("/twice", twice, methods=["POST"])
+        App(modules=[], settings=Settings(data=tmp_path)).attach(api)
+
+        async with served(api, api.router.lifespan_context(api), nothing) as (client, _):
+            answer = await client.post("/twice")
+
+        assert (answer.status_code, answer.json()["code"]) == (500, "nested_transaction")
 
 
 class TestMounts:

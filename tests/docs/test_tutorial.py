@@ -6,19 +6,18 @@ import importlib
 from pathlib import Path
 
 from dujiang.testing.processes import free_port
+from dujiang.testing.servers import PostgresServer
 from tests.docs.markdown import ROOT, Reader, blocks, needed, write_files
 
 PAGE = ROOT / "docs" / "tutorial.md"
 
 
 class TestTutorial:
-    async def test_its_tests_pass_on_both_databases(self, site: Path, database: str) -> None:
-        """The files of the page are an app whose tests, those of the page, pass on SQLite and on PostgreSQL."""
+    async def test_its_test_passes_on_both_databases(self, site: Path, database: str) -> None:
+        """The files of the page are an app whose first test, that of the page, passes on SQLite and on PostgreSQL."""
         write_files(PAGE, site)
-        tests = importlib.import_module("test_parcels")
 
-        for name in [name for name in vars(tests) if name.startswith("test_")][:1]:
-            await getattr(tests, name)(database)
+        await importlib.import_module("test_parcels").test_a_parcel_is_stored_and_its_recipient_told(database)
 
     async def test_its_refusal_holds_on_both_databases(self, site: Path, database: str) -> None:
         """The second test of the page, with a store of its own."""
@@ -38,13 +37,12 @@ class TestTutorial:
 
         assert len(reader.ids) == 3
 
-    def test_it_runs_on_postgresql_by_one_setting(self, site: Path, postgres: object) -> None:
+    def test_it_runs_on_postgresql_by_one_setting(self, site: Path, postgres: PostgresServer) -> None:
         """The same commands with DUJIANG_DATABASE set print the same."""
         needed("curl")
         write_files(PAGE, site)
-        url = postgres.create_database()  # type: ignore[attr-defined]
 
-        with Reader(site, free_port(), {"DUJIANG_DATABASE": url}) as reader:
+        with Reader(site, free_port(), {"DUJIANG_DATABASE": postgres.create_database()}) as reader:
             for block in blocks(PAGE):
                 if block.language == "console":
                     reader.session(block.text)

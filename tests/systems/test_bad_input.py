@@ -6,6 +6,7 @@ The numbers are those of the corpus; the forms that only a raw socket can send a
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -118,7 +119,8 @@ class TestHeads:
         @strict.write("POST /pay", idempotency="required")
         async def pay(tx: Tx, body: NewOrder) -> OrderReceipt:
             """Answer without writing."""
-            return OrderReceipt(order_id=tx.new_id(), status="pending", total_amount=body.total_amount or 0, message="paid")  # type: ignore[arg-type]
+            total = body.total_amount or Decimal("0.00")
+            return OrderReceipt(order_id=tx.new_id(), status="pending", total_amount=total, message="paid")
 
         async with running(App(modules=[strict])) as world:
             without = await world.post("/pay", {**GOOD, "total_amount": "1.00"})

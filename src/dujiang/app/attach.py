@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.data.transaction import NestedTransaction
 from dujiang.kernel.context import CURRENT, changed, current_or_none, entered
+from dujiang.kernel.errors import DeadlinePassed
 from dujiang.telemetry.crash import crash_point
 from dujiang.telemetry.tracing import span
 
@@ -47,10 +48,11 @@ OPERATIONS = "/_dj/"
 
 def attach(app: App, fastapi: FastAPI) -> None:
     """See `App.attach`."""
+    from starlette.routing import Route  # noqa: PLC0415
+
     from dujiang.app.composition import Composition  # noqa: PLC0415
     from dujiang.gateway.problems import answer_of_exception  # noqa: PLC0415
     from dujiang.kernel.errors import DujiangError  # noqa: PLC0415
-    from starlette.routing import Route  # noqa: PLC0415
 
     inner = fastapi.router.lifespan_context
     routes = [route for route in Composition(app).routes if not route.path.startswith(OPERATIONS)]
@@ -89,8 +91,11 @@ class Front:
 
 @asynccontextmanager
 async def held(runtime: Runtime) -> AsyncIterator[Tx]:
-    """A transaction that is open for the block; see `Runtime.held`."""
-    with entered(current_or_none() or runtime.context()):
+    """A transaction that is open for the block; see `Runtime.held`. Raises NestedTransaction inside another one."""
+    context = current_or_none() or runtime.context()
+    if context.transaction is not None:
+        raise NestedTransaction(what="a held transaction")
+    with entered(context), span("data.transaction", operation="held"):
         async with runtime.database.held() as connection:
             tx = runtime.make_tx(connection, runtime.node.clock.now_us())
             try:
@@ -111,16 +116,23 @@ async def open_transaction(request: Any) -> AsyncIterator[Tx]:
 
     runtime: Any = runtime_of(request.scope)
     head = Head(request.scope)
-    token = CURRENT.set(runtime.request_context(*trace_of(head.traceparent), head.timeout_ms))
+    context = runtime.request_context(*trace_of(head.traceparent), head.timeout_ms)
+    token = CURRENT.set(context)
+    limit_s = context.remaining_s()
     try:
-        async with runtime.held() as tx:
-            yield tx
+        with context.node.limits.within(limit_s):
+            async with runtime.held() as tx:
+                yield tx
+    except TimeoutError:
+        raise DeadlinePassed(what=f"{request.method} {request.url.path}", limit_s=limit_s or 0.0) from None
     finally:
         CURRENT.reset(token)
 
 
 def Transaction() -> Any:  # noqa: N802  (it stands where a type's metadata stands, like FastAPI's Depends)
-    """The dependency that opens a transaction for a route: `tx: Annotated[Tx, Transaction()]`.
+    """The dependency that gives a route a transaction of its own.
+
+        async def legacy(body: Old, tx: Annotated[Tx, Transaction()]) -> New: ...
 
     It commits after the route function has returned and before the answer is sent, and rolls back when the route raises.
     Two parameters of one request share one transaction.

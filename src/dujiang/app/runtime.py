@@ -131,7 +131,9 @@ class Runtime:
         self.bells = Bells(self.database, self.node.tasks)
         self.gauge = OutboxGauge(settings.outbox_limit)
         self.idempotency = Idempotency(self.node, self.database, keep_us=int(settings.idempotency_ttl_s * 1e6))
-        self.process = ProcessLease(self.node, self.database, settings.instance, release_lease, self._lease_lost, orphaned_leases)
+        self.process = ProcessLease(
+            self.node, self.database, settings.instance, release_lease, self._lease_lost, orphaned_leases
+        )
         self.relay = Relay(self.node, self.database, self.broker, self.bells, self.process, self._passed)
         self.cleaner = Cleaner(self.node, self.database, outbox_keep_us=int(settings.outbox_retention_s * 1e6))
         self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all)
@@ -232,7 +234,7 @@ class Runtime:
             await consumer.stop(self.settings.grace_s)
 
     async def _ready(self) -> None:
-        self.health.add("database", self.database.health)  # type: ignore[arg-type]
+        self.health.add("database", self.database.health)
         self.health.state = "ready"
 
     async def _leave(self) -> None:
@@ -315,7 +317,8 @@ class Runtime:
         if timeout_ms is not None:
             limit_s = min(limit_s, timeout_ms / 1000)
         deadline = self.node.clock.monotonic() + limit_s
-        return Context(self.node, self, deadline, trace_id or f"{self.node.entropy.bits(128):032x}", span_id)
+        trace_id = trace_id or f"{self.node.entropy.bits(128):032x}"
+        return Context(self.node, self, deadline, trace_id, span_id, limited=True)
 
     def observe(self, route: str, method: str, status: int, took_s: float) -> None:
         """Count a request."""

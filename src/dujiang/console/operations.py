@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from dujiang.gateway.body import read_body
 from dujiang.gateway.problems import JSON_HEADERS, Answer, MethodNotAllowed, NotFound, answer_of_exception, send_answer
 from dujiang.kernel.context import entered
-from dujiang.kernel.errors import DujiangError
+from dujiang.kernel.errors import DeadlinePassed, DujiangError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -89,8 +89,11 @@ class Operations:
 
     async def _own(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         try:
-            with entered(self._runtime.request_context("", "", None)):
+            context = self._runtime.request_context("", "", None)
+            with entered(context), context.node.limits.within(context.remaining_s()):
                 answer = await self._answer(scope["method"], path, scope, receive)
+        except TimeoutError:
+            answer = answer_of_exception(DeadlinePassed(what=path, limit_s=self._runtime.settings.request_timeout_s))
         except Exception as error:  # noqa: BLE001  (the last line: whatever it is becomes a problem document)
             answer = answer_of_exception(error)
         await send_answer(send, answer)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.engine.interfaces import Dialect
 
@@ -190,7 +190,8 @@ class Database(Protocol):
 
     async def durability(self) -> dict[str, str]:
         """What an acknowledgement means right now, read back from the database: settings by name, `safe` (`yes` if
-        an acknowledged write outlives a crash of the machine, else `no`), and `means`, a sentence."""
+        an acknowledged write outlives a crash of the machine, else `no`), and `means`, a sentence.
+        """
         ...
 
     async def health(self) -> None:
@@ -292,7 +293,7 @@ class PartitionMissing(IntegrityFailed):
     """A table has no part for a row; the platform makes the missing part and runs the transaction again."""
 
     code = "partition_missing"
-    status = None
+    status = 500
 
 
 @dataclass(eq=False, kw_only=True)

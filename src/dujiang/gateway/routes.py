@@ -218,7 +218,7 @@ class VerbRoute(APIRoute):
         async def keep(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
-        await self._full(scope, receive, keep)  # type: ignore[arg-type]
+        await self._full(scope, receive, keep)
         body = b"".join(message.get("body", b"") for message in sent[1:])
         headers = [(name, value) for name, value in sent[0]["headers"] if name != b"content-length"]
         return Answer(sent[0]["status"], headers, body)

@@ -26,6 +26,8 @@ class Context(NamedTuple):
         node: The running copy that works.
         runtime: The runtime that owns the node; `object` here, because the kernel does not know it.
         deadline: Monotonic seconds after which nobody waits for the answer; None = no limit.
+        limited: Whether whoever set the deadline also put a limit (kernel/deadline.py) around the work; then what lies
+            deeper needs no timer of its own.
         trace_id: 32 hexadecimal digits, or empty.
         span_id: 16 hexadecimal digits of the span that caused this call, or empty.
         caller: The principal's name; empty = nobody signed in.
@@ -41,6 +43,7 @@ class Context(NamedTuple):
     caller: str = ""
     tenant: str = ""
     transaction: Any = None
+    limited: bool = False
 
     def but(self, **fields: Any) -> Context:
         """This context with some fields replaced."""

@@ -16,7 +16,7 @@ cancellation at the same moment, and that nothing is left armed.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,7 +41,7 @@ class Limit:
         self.expired = False
         self.until = 0.0
 
-    def __enter__(self) -> Limit:
+    def __enter__(self) -> Self:
         """Begin to count."""
         seconds = self._seconds
         if seconds is None:

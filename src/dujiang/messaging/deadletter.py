@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
 from dujiang.kernel.errors import DujiangError
-from dujiang.messaging.inbox import FORGET
+from dujiang.kernel.ids import uuid7
 from dujiang.messaging.message import headers_of, received_text
 from dujiang.messaging.work import HALT, OUTCOME_ONE, STATE_DEAD, Claim, end_claim
 
@@ -62,7 +62,7 @@ READY_AGAIN = Sql(
     "deadletter_ready_again",
     """INSERT INTO dj_ready (sub_id, seq, okey, tenant, attempt, crashes, message_id, topic, created_us, headers, payload,
                              run_at)
-       SELECT d.sub_id, d.seq, CASE WHEN s.ordered = 1 THEN d.okey END, d.tenant, 0, 0, d.message_id, d.topic, $4, $2, $3, $4
+       SELECT d.sub_id, d.seq, CASE WHEN s.ordered = 1 THEN d.okey END, d.tenant, 0, 0, $5, d.topic, $4, $2, $3, $4
        FROM dj_dead d JOIN dj_subscription s ON s.sub_id = d.sub_id WHERE d.dead_id = $1 ON CONFLICT DO NOTHING""",
     "Puts a dead letter back to ready, with its own copy of the message.",
 )
@@ -193,6 +193,12 @@ async def bury(
     await database.write(body)
 
 
+def renewed(message_id: bytes, now_us: int) -> bytes:
+    """An id of now for a message whose own id is too old, or none; the same one at the same instant."""
+    digest = hashlib.blake2b(message_id, digest_size=8).digest()
+    return uuid7(now_us, int.from_bytes(digest, "big"))
+
+
 class DeadLetters:
     """The operations on dead letters.
 
@@ -225,7 +231,7 @@ class DeadLetters:
         Args:
             dead_id: Which.
             payload: Replaces the message's bytes.
-            force: Handle it even if the inbox says that it was handled.
+            force: Handle it even if the inbox says that it was handled, or knows no more: as a message of now.
 
         Raises:
             DeadLetterUnknown: If it is not there (any more).
@@ -237,10 +243,10 @@ class DeadLetters:
             if not rows:
                 raise DeadLetterUnknown(dead_id=dead_id)
             letter = letter_of(rows[0])
-            if force:
-                await connection.execute(FORGET, letter.message_id, rows[0][15])
             raw = letter.payload if payload is None else payload
-            await connection.execute(READY_AGAIN, dead_id, received_text(letter.headers), raw, self._now_us())
+            now_us = self._now_us()
+            message_id = renewed(letter.message_id, now_us) if force else letter.message_id
+            await connection.execute(READY_AGAIN, dead_id, received_text(letter.headers), raw, now_us, message_id)
             await connection.execute(RELEASE, dead_id)
             await connection.fetch(DELETE, dead_id)
 

@@ -34,9 +34,6 @@ INSERT_ONE = Sql(
     "INSERT INTO dj_inbox (message_id, sub_id) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING message_id",
     "Claims one message for a subscription.",
 )
-FORGET = Sql(
-    "inbox_forget", "DELETE FROM dj_inbox WHERE message_id = $1 AND sub_id = $2", "Lets a message be handled again."
-)
 DELETE_SLICE = Sql(
     "inbox_delete_slice",
     "DELETE FROM dj_inbox WHERE message_id IN (SELECT message_id FROM dj_inbox WHERE message_id < $1 LIMIT $2) RETURNING 1",

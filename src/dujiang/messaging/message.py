@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dujiang.kernel.errors import Declared
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
     from pydantic._internal._model_construction import ModelMetaclass
+    from pydantic.fields import FieldInfo
 else:
     ModelMetaclass = type(BaseModel)
 

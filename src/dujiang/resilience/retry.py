@@ -26,7 +26,7 @@ class Retry:
         attempts: Every run counts, the first included; at least 1.
         base: The scale of the first wait, as "200ms". Start near the usual duration of the call.
         cap: The longest wait; at least `base`.
-        max_age: The longest time from the first try to the start of the last one.
+        max_age: The longest time from the publication of the message to the start of its last try.
 
     Raises:
         Declared: At import, when the numbers contradict each other.

@@ -35,13 +35,14 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         "The last byte of an answer has been handed to the server, whatever its status.",
         ("dujiang_requests_total", "dujiang_request_seconds"),
         ("route", "method", "status"),
+        span="gateway.guard",
     ),
     TelemetryEvent(
         "transaction.ended",
         "A write transaction was committed, was rolled back, or lost its connection before the answer to COMMIT.",
         ("dujiang_transactions_total", "dujiang_transaction_seconds"),
         ("outcome",),
-        span="write",
+        span="data.transaction",
     ),
     TelemetryEvent(
         "transaction.conflicted",
@@ -59,6 +60,7 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         "relay.passed",
         "The broker confirmed a batch of events and the relay marked it.",
         ("dujiang_outbox_published_total", "dujiang_relay_batches_total"),
+        span="messaging.relay",
     ),
     TelemetryEvent(
         "outbox.measured",

@@ -42,10 +42,9 @@ class TestLimits:
         clock = StandingClock()
         limits = Limits(clock)
 
-        with pytest.raises(TimeoutError):
-            with limits.within(seconds):
-                clock.at = seconds
-                await waits_for_ever()
+        with pytest.raises(TimeoutError), limits.within(seconds):
+            clock.at = seconds
+            await waits_for_ever()
 
         task = asyncio.current_task()
         assert task is not None
@@ -67,15 +66,14 @@ class TestLimits:
         limits = Limits(clock)
         inner_saw: list[type[BaseException]] = []
 
-        with pytest.raises(TimeoutError):
-            with limits.within(2.0):
-                try:
-                    with limits.within(60.0):
-                        clock.at = 2.0
-                        await waits_for_ever()
-                except BaseException as error:
-                    inner_saw.append(type(error))
-                    raise
+        with pytest.raises(TimeoutError), limits.within(2.0):
+            try:
+                with limits.within(60.0):
+                    clock.at = 2.0
+                    await waits_for_ever()
+            except BaseException as error:
+                inner_saw.append(type(error))
+                raise
 
         assert inner_saw == [asyncio.CancelledError]
 

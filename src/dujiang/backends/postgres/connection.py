@@ -60,6 +60,7 @@ class PostgresConnection:
         "_clock",
         "_deadline",
         "_limit",
+        "_limited",
         "_limits",
         "_prepared",
         "_url",
@@ -80,6 +81,7 @@ class PostgresConnection:
         self._bridge = bridge
         self._clock = node.clock
         self._limits = node.limits
+        self._limited = context is not None and context.limited and context.deadline is not None
         self._deadline = None if context is None else context.deadline
         self._limit = limit_s + SILENCE_S
         self._url = url
@@ -109,8 +111,12 @@ class PostgresConnection:
         try:
             limit_s = self._limit if self._deadline is None else self._left_s(sql.name)
             statement = self._prepared.get(sql.text) or await self.link.prepare(sql.text, limit_s)
-            with self._limits.within(limit_s):
-                rows: list[Sequence[Any]] = await statement.fetch(*args)
+            rows: list[Sequence[Any]]
+            if self._limited:
+                rows = await statement.fetch(*args)
+            else:
+                with self._limits.within(limit_s):
+                    rows = await statement.fetch(*args)
         except Exception as cause:
             raise self._failure(cause, sql.name) from cause
         except BaseException:
@@ -208,15 +214,18 @@ class PostgresConnection:
     async def _run(self, text: str, args: Sequence[Any], name: str) -> tuple[list[Sequence[Any]], int]:
         async def call(limit_s: float) -> tuple[list[Sequence[Any]], int]:
             statement = self._prepared.get(text) or await self.link.prepare(text, limit_s)
-            with self._limits.within(limit_s):
+            if self._limited:
                 rows = await statement.fetch(*args)
+            else:
+                with self._limits.within(limit_s):
+                    rows = await statement.fetch(*args)
             return rows, matched(statement.get_statusmsg())
 
         return await self.guarded(name, call)
 
     async def _command(self, text: str) -> None:
         async def call(limit_s: float) -> None:
-            with self._limits.within(limit_s):
+            with self._limits.within(None if self._limited else limit_s):
                 await self.link.driver.execute(text)
 
         await self.guarded(text, call)

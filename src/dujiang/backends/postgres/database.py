@@ -366,9 +366,7 @@ class PostgresDatabase:
         pool.give(connection.link)
 
     def _session(self, link: Link) -> PostgresConnection:
-        return PostgresConnection(
-            link, self._bridge, self._node, url=self.url, limit_s=self.options.statement_timeout
-        )
+        return PostgresConnection(link, self._bridge, self._node, url=self.url, limit_s=self.options.statement_timeout)
 
     async def _connect_alone(self) -> Link:
         return await connected(self._address, self._dialect, self._node.name)

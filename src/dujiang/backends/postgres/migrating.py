@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dujiang.data.migrate import Opener, Run
 
+
 def opener(url: str) -> Opener:
     """Opens the database at `url` for migrations. Its errors are DatabaseUnreachable and DatabaseRefused."""
     where = address(url)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection, PGDialect_asyncpg
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import LRUCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from dujiang.backends.postgres.connection import PostgresConnection
 
@@ -53,6 +54,7 @@ class Bridge:
 
     def engine(self, connection: PostgresConnection) -> AsyncEngine:
         """An engine whose every connection is this transaction."""
+        from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415  (loads SQLAlchemy's ORM: 0.1 s of every start)
 
         def adapted() -> Any:
             # Statements are kept by the link, for all transactions on it, so the adapter keeps none.

@@ -17,7 +17,6 @@ from dujiang.kernel.ids import uuid7
 from dujiang.messaging.deadletter import DeadLetterUnknown
 from dujiang.messaging.message import received_text
 from dujiang.messaging.outbox import message_of
-from dujiang.messaging.tx import Tx
 from dujiang.messaging.verdict import Unfit, judged
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
@@ -35,6 +34,7 @@ from dujiang.testing.conformance.stage import (
 
 if TYPE_CHECKING:
     from dujiang.messaging.deadletter import DeadLetter
+    from dujiang.messaging.tx import Tx
     from dujiang.testing.harness import World
 
 GOOD = b'{"line":"good","n":1}'
@@ -71,7 +71,11 @@ GOOD_ALL_THE_SAME: dict[str, tuple[bytes, str]] = {
     "8 older version": (b'{"line":"a","n":10}', '{"version":0}'),
     "22 a megabyte": (b'{"line":"a","n":11,"text":"' + b"x" * 1_000_000 + b'"}', "{}"),
 }
-BROKEN_HEADERS = {"version is a word": '{"version":"abc"}', "version is a list": '{"version":[1]}', "endless": '{"version":1e999}'}
+BROKEN_HEADERS = {
+    "version is a word": '{"version":"abc"}',
+    "version is a list": '{"version":[1]}',
+    "endless": '{"version":1e999}',
+}
 
 
 class DeadCases(StageSuite):
@@ -145,7 +149,9 @@ class DeadCases(StageSuite):
             await world.settle()
             letters = await world.runtime.deadletters.list()
 
-            assert sorted(letter.reason for letter in letters) == sorted([*ids, "undecodable", "undecodable", "undecodable"])
+            assert sorted(letter.reason for letter in letters) == sorted(
+                [*ids, "undecodable", "undecodable", "undecodable"]
+            )
             assert await effects(world) == []
 
     @case("C15")
@@ -207,11 +213,14 @@ class DeadCases(StageSuite):
             (consumer,) = world.runtime.consumers
             await append_raw(world, self.new_id(world, 1), GOOD)
             await world.settle()
-            (seen,) = await fetch(world, "SELECT 1, message_id, topic, okey, created_us, headers, payload FROM dj_outbox")
+            (seen,) = await fetch(
+                world, "SELECT 1, message_id, topic, okey, created_us, headers, payload FROM dj_outbox"
+            )
             message = message_of(seen)
             now_us = world.runtime.node.clock.now_us()
-            for strange in ({"version": None}, {"version": {}}, {"version": "9" * 5000}, {"version": float("nan")}):
-                found = judged(replace(message, headers=strange), consumer.subscription, now_us)
+            odd: list[Any] = [None, {}, "9" * 5000, float("nan")]
+            for version in odd:
+                found = judged(replace(message, headers={"version": version}), consumer.subscription, now_us)
                 assert isinstance(found, Unfit)
             dropped = judged(replace(message, topic=None, payload=None), consumer.subscription, now_us)  # type: ignore[arg-type]
             assert isinstance(dropped, Unfit)
@@ -221,7 +230,7 @@ class DeadCases(StageSuite):
         """A replay handles the message, a second replay finds no letter, and a given payload takes the place of the bad one."""
         stage, broken = Stage(), [True]
 
-        async def fail_while_broken(tx: Tx, event: Told) -> None:
+        async def fail_while_broken(*_: Any) -> None:
             if broken[0]:
                 raise ValueError("broken")
 
@@ -245,7 +254,7 @@ class DeadCases(StageSuite):
         """A letter carries its own copy of the message."""
         stage, broken = Stage(), [True]
 
-        async def fail_while_broken(tx: Tx, event: Told) -> None:
+        async def fail_while_broken(*_: Any) -> None:
             if broken[0]:
                 raise ValueError("broken")
 
@@ -284,7 +293,7 @@ class DeadCases(StageSuite):
         """Once its dead event is discarded, a parked key goes on without it."""
         stage = Stage()
 
-        async def fail_first(tx: Tx, event: Told) -> None:
+        async def fail_first(_: Tx, event: Told) -> None:
             if event.n == 0:
                 raise Refused("no")
 
@@ -297,7 +306,7 @@ class DeadCases(StageSuite):
             await world.runtime.deadletters.discard(letter.dead_id)
             await world.settle()
 
-            assert (parked, letter.reason, letter.attempts) == ([], "refused", 1)
+            assert (parked, letter.reason, letter.attempts) == ([], "stage_refused", 1)
             assert stage.numbers("a") == [0, 1, 2, 3]
             assert await fetch(world, "SELECT count(*) FROM dj_hold") == [(0,)]
 
@@ -305,9 +314,9 @@ class DeadCases(StageSuite):
     async def test_a_letter_keeps_what_is_needed_to_understand_it(self) -> None:
         """Headers with the trace id, attempts and error are kept; equal errors at one place have one fingerprint."""
         stage = Stage()
-        trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tenant": "水利", "strange": "\ud800 \" \\"}
+        trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tenant": "水利", "strange": '\ud800 " \\'}
 
-        async def fail(tx: Tx, event: Told) -> None:
+        async def fail(_: Tx, event: Told) -> None:
             raise ValueError(f"number {event.n} \x00 \ud800")
 
         stage.reaction(behave=fail, retry=QUICK)
@@ -328,7 +337,7 @@ class DeadCases(StageSuite):
         """A run longer than its limit is rolled back and counted as an attempt; other events are handled meanwhile."""
         stage, clock = Stage(), JumpClock()
 
-        async def hang(tx: Tx, event: Told) -> None:
+        async def hang(_: Tx, event: Told) -> None:
             if event.n == 0:
                 await asyncio.Event().wait()
 
@@ -356,7 +365,7 @@ class DeadCases(StageSuite):
         stage = Stage()
         kinds: list[Any] = [asyncio.CancelledError, SystemExit, Unusual]
 
-        async def fail(tx: Tx, event: Told) -> None:
+        async def fail(_: Tx, event: Told) -> None:
             if event.n < len(kinds):
                 raise kinds[event.n]
 
@@ -380,8 +389,8 @@ class DeadCases(StageSuite):
 class Refused(Refusal):
     """A reaction refuses."""
 
-    code = "refused"
+    code = "stage_refused"
 
 
-class Unusual(BaseException):  # noqa: N818  (it is what the test is about)
+class Unusual(BaseException):
     """Not an Exception."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.clock import SystemClock
 from dujiang.kernel.entropy import SystemEntropy
 from dujiang.kernel.tasks import all_of
 from dujiang.messaging.relay import Relay
-from dujiang.messaging.tx import Tx
 from dujiang.messaging.work import KeyCursor
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.stage import (
@@ -24,6 +23,9 @@ from dujiang.testing.conformance.stage import (
     new_process,
     until,
 )
+
+if TYPE_CHECKING:
+    from dujiang.messaging.tx import Tx
 
 KEYS, EACH = 100, 20
 
@@ -66,8 +68,8 @@ class OrderCases(StageSuite):
         """A hundred keys with twenty messages each and handlers of random length: each key's sequence is exact."""
         stage, entropy, clock = Stage(), SystemEntropy(), SystemClock()
 
-        async def dawdle(tx: Tx, event: Told) -> None:
-            for _ in range(entropy.below(4)):
+        async def dawdle(*_: Any) -> None:
+            for _step in range(entropy.below(4)):
                 await clock.sleep(0)
 
         stage.reaction(ordered=True, behave=dawdle)
@@ -159,7 +161,7 @@ class OrderCases(StageSuite):
         """While processes join and leave in mid-stream each key is handled in order, each event once."""
         stage, clock = Stage(), SystemClock()
 
-        async def dawdle(tx: Tx, event: Told) -> None:
+        async def dawdle(*_: Any) -> None:
             await clock.sleep(0)
 
         stage.reaction(ordered=True, behave=dawdle, concurrency=4)
@@ -273,7 +275,7 @@ class Gate:
 def fail_when(wrong: Any) -> Any:
     """A behaviour that raises for some events."""
 
-    async def behave(tx: Tx, event: Told) -> None:
+    async def behave(_: Tx, event: Told) -> None:
         if wrong(event):
             raise ValueError(f"{event.line} {event.n} fails")
 

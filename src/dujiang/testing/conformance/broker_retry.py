@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.errors import Overloaded
-from dujiang.messaging.tx import Tx
 from dujiang.messaging.work import claim_free
 from dujiang.resilience.retry import Retry
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.stage import Stage, StageSuite, Told, effects, fetch, until
-from dujiang.testing.harness import World
+
+if TYPE_CHECKING:
+    from dujiang.messaging.tx import Tx
+    from dujiang.testing.harness import World
 
 BASE_S, CAP_S, ATTEMPTS = 1.0, 3.0, 5
 
@@ -64,7 +66,7 @@ class RetryCases(StageSuite):
         """Of two waiting retries the one that is due first runs first, whichever failed first."""
         stage, clock, failed_once = Stage(), JumpClock(), set[int]()
 
-        async def delay(tx: Tx, event: Told) -> None:
+        async def delay(_: Tx, event: Told) -> None:
             if event.n not in failed_once:
                 failed_once.add(event.n)
                 raise Overloaded(what="the other side", size=1, limit=0, retry_after_s=float(event.n))
@@ -73,9 +75,7 @@ class RetryCases(StageSuite):
         async with self.playing(stage, clock=clock) as world:
             await world.publish(Told(line="long", n=12), Told(line="short", n=5))
             await until(world, ran(stage, 2), "both failures")
-            long_at, short_at = sorted(
-                [await due(world, "12"), await due(world, "5")], reverse=True
-            )
+            long_at, short_at = sorted([await due(world, "12"), await due(world, "5")], reverse=True)
             clock.jump_to(short_at)
             world.runtime.bells.ring_all()
             await until(world, ran(stage, 3), "the short one")
@@ -103,7 +103,7 @@ class RetryCases(StageSuite):
         """A failure beyond the longest age is dead, whatever attempts are left."""
         stage, clock = Stage(), JumpClock()
 
-        async def take_long(tx: Tx, event: Told) -> None:
+        async def take_long(*_: Any) -> None:
             clock.jump(3.0)
             raise ValueError("slow and wrong")
 
@@ -128,7 +128,7 @@ class RetryCases(StageSuite):
             assert run_at >= stage.runs[0].now_us + 9_000_000
 
 
-async def fail(tx: Tx, event: Told) -> None:
+async def fail(*_: Any) -> None:
     """Fails always."""
     raise ValueError("never")
 
@@ -137,7 +137,7 @@ def once(error: Exception) -> Any:
     """A behaviour that raises the first time."""
     left = [error]
 
-    async def behave(tx: Tx, event: Told) -> None:
+    async def behave(*_: Any) -> None:
         if left:
             raise left.pop()
 

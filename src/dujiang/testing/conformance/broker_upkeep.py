@@ -12,7 +12,6 @@ from dujiang.kernel.tasks import Tasks
 from dujiang.messaging.outbox import needed_from
 from dujiang.messaging.partitions import CHILDREN, DAY_US
 from dujiang.messaging.subscription import NamesStranded
-from dujiang.messaging.tx import Tx
 from dujiang.telemetry.tracing import span
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
@@ -31,6 +30,7 @@ from dujiang.testing.conformance.stage import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dujiang.messaging.tx import Tx
     from dujiang.testing.harness import World
 
 PARTS = ("dj_inbox", "dj_outcome", "dj_outbox")
@@ -44,7 +44,7 @@ class UpkeepCases(StageSuite):
         """Without any part of outbox, inbox and outcomes an event is still published, handled and counted, with an alarm."""
         stage = Stage()
 
-        async def fail_second(tx: Tx, event: Told) -> None:
+        async def fail_second(_: Tx, event: Told) -> None:
             if event.n == 2:
                 raise ValueError("always")
 
@@ -79,7 +79,7 @@ class UpkeepCases(StageSuite):
         """What was handled long ago goes; what still waits, is open, or is dead can be handled afterwards."""
         stage, clock, broken = Stage(), JumpClock(), [True]
 
-        async def fail_while_broken(tx: Tx, event: Told) -> None:
+        async def fail_while_broken(_: Tx, event: Told) -> None:
             if broken[0] and event.line == "bad":
                 raise ValueError("broken")
 
@@ -179,7 +179,10 @@ class UpkeepCases(StageSuite):
             await world.publish(Told(line="b", n=1))
             await world.settle()
 
-            assert await fetch(world, "SELECT state, count(*) FROM dj_outcome GROUP BY state ORDER BY state") == [(1, 1), (4, 5)]
+            assert await fetch(world, "SELECT state, count(*) FROM dj_outcome GROUP BY state ORDER BY state") == [
+                (1, 1),
+                (4, 5),
+            ]
             assert await fetch(world, "SELECT count(*) FROM dj_ready") == [(0,)]
 
     @case("C31.bells")
@@ -187,7 +190,7 @@ class UpkeepCases(StageSuite):
         """With all wake-ups lost, events are relayed, handled, retried and kept in order by looking alone."""
         stage, failed = Stage(), set[int]()
 
-        async def fail_once(tx: Tx, event: Told) -> None:
+        async def fail_once(_: Tx, event: Told) -> None:
             if event.n == 2 and not failed:
                 failed.add(event.n)
                 raise ValueError("once")

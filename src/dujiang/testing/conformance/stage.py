@@ -14,7 +14,7 @@ each run in memory, the rolled back ones included.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ MAKE = Sql(
     "CREATE TABLE IF NOT EXISTS stage_effect (reaction TEXT NOT NULL, line TEXT NOT NULL, n BIGINT NOT NULL)",
     "Makes the table of effects.",
 )
-ADD = Sql("stage_add", "INSERT INTO stage_effect (reaction, line, n) VALUES ($1, $2, $3) RETURNING 1", "Notes an effect.")
+ADD = Sql(
+    "stage_add", "INSERT INTO stage_effect (reaction, line, n) VALUES ($1, $2, $3) RETURNING 1", "Notes an effect."
+)
 ALL = Sql("stage_all", "SELECT line, n FROM stage_effect WHERE reaction = $1 ORDER BY line, n", "Reads the effects.")
 COUNT_EFFECTS = Sql("stage_count", "SELECT count(*) FROM stage_effect", "Counts the effects.")
 END_LEASE = Sql("stage_end_lease", "UPDATE dj_process SET expires_us = 1 WHERE lease = $1", "Lets a lease expire.")
@@ -141,7 +143,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def playing(app: App, url: str, folder: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[World]:
+async def playing(
+    app: App, url: str, folder: Path, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[World]:
     """A running copy of a stage's app."""
     entropy = SystemEntropy()
     node = Node(name=f"stage-{entropy.secret(4).hex()}", clock=clock or SystemClock(), entropy=entropy)
@@ -221,9 +225,7 @@ class Held:
 
 async def new_process(world: World) -> ProcessLease:
     """The lease of one more process on the same store; stop it at the end."""
-    lease = ProcessLease(
-        world.runtime.node, world.runtime.database, "", release_lease, lambda: None, orphaned_leases
-    )
+    lease = ProcessLease(world.runtime.node, world.runtime.database, "", release_lease, lambda: None, orphaned_leases)
     await lease.start()
     return lease
 
@@ -239,7 +241,7 @@ class StageSuite(Suite):
     url: str
     folder: Path
 
-    def playing(self, stage: Stage, **options: Any) -> Any:
+    def playing(self, stage: Stage, **options: Any) -> AbstractAsyncContextManager[World]:
         """A running copy of the stage's app on this test's store."""
         renamed = options.pop("renamed", None)
         return playing(stage.app(renamed=renamed), options.pop("url", self.url), self.folder, **options)
@@ -261,7 +263,13 @@ RAW_ONE_WRITER = Sql(
 
 
 async def append_raw(
-    world: World, message_id: bytes, payload: bytes, *, line: str | None = "raw", headers: str = "{}", topic: str = "Told"
+    world: World,
+    message_id: bytes,
+    payload: bytes,
+    *,
+    line: str | None = "raw",
+    headers: str = "{}",
+    topic: str = "Told",
 ) -> int:
     """Append a row to the outbox as it is; its number."""
     database = world.runtime.database

@@ -9,11 +9,11 @@ import pytest
 
 from dujiang.backends.postgres.pool import Pool
 from dujiang.data.database import DatabaseUnreachable
+from dujiang.kernel.clock import SystemClock
 from dujiang.kernel.context import Context, entered
+from dujiang.kernel.deadline import Limits
 from dujiang.kernel.errors import DeadlinePassed, Overloaded
 from dujiang.kernel.node import Node
-from dujiang.kernel.clock import SystemClock
-from dujiang.kernel.deadline import Limits
 from dujiang.kernel.tasks import Tasks, outcomes_of
 
 
@@ -53,7 +53,9 @@ class Maker:
 
 def new_pool(maker: Maker, *, size: int = 2, waiters_max: int = 5) -> Pool:
     """An open pool."""
-    pool = Pool("plugs", maker, Tasks("pool"), Limits(SystemClock()), url="", size=size, waiters_max=waiters_max, wait_s=30.0)
+    pool = Pool(
+        "plugs", maker, Tasks("pool"), Limits(SystemClock()), url="", size=size, waiters_max=waiters_max, wait_s=30.0
+    )
     pool.open()
     return pool
 
