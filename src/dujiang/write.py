@@ -27,6 +27,7 @@ from pydantic_core import to_json
 from dujiang.data.transaction import transact
 from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
 from dujiang.gateway.problems import JSON_HEADERS, Answer, problem
+from dujiang.kernel.bounded import BoundedQueue
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import Context, current, entered
 from dujiang.kernel.errors import DeadlinePassed, Refusal
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from dujiang.kernel.node import Node
     from dujiang.messaging.message import Message
     from dujiang.messaging.tx import Tx
+
+# Calls of a batched write that may wait; more are refused with 503.
+LINE_MAX = 10_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -119,7 +123,9 @@ class BoundWrite:
         self._idempotency = idempotency
         self._make_tx = lambda connection, now_us: make_tx(connection, now_us, None)
         self._codec: Codec[Any] = Codec(answer_type)
-        self._line: list[tuple[Any, Key | None, asyncio.Future[Answer]]] = []
+        self._line: BoundedQueue[tuple[Any, Key | None, asyncio.Future[Answer]]] = BoundedQueue(
+            f"the line for {verb.name}", LINE_MAX
+        )
         self._flushing = 0
 
     async def respond(self, call: Call) -> Answer:
@@ -204,7 +210,7 @@ class BoundWrite:
 
     async def _join(self, call: Call, key: Key | None) -> Answer:
         landed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._line.append((call.values[self._body_name or ""], key, landed))
+        self._line.put_nowait((call.values[self._body_name or ""], key, landed))
         if self._flushing < 2:
             self._flushing += 1
             # The batch belongs to no single caller: it has no caller's deadline, trace or name.
@@ -215,8 +221,7 @@ class BoundWrite:
     async def _flush(self) -> None:
         try:
             while self._line:
-                members, self._line = self._line[: self.verb.batch], self._line[self.verb.batch :]
-                members = [member for member in members if not member[2].done()]
+                members = [member for member in self._line.take_nowait(self.verb.batch) if not member[2].done()]
                 if not members:
                     continue
                 if await self._together(members) and len(members) > 1:

@@ -22,7 +22,6 @@ tests/unit/app/test_schema.py goes through the table on both databases.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 from contextlib import asynccontextmanager
@@ -30,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dujiang.backends.table import load
+from dujiang.backends.table import load_opener
 from dujiang.data.database import StatementFailed
 from dujiang.data.history import LOCK, PLATFORM, History
 from dujiang.data.sql import Sql
@@ -288,7 +287,6 @@ def over(database: Database) -> Opener:
 
 
 def opener_of(url: str) -> Opener:
-    """Opens the store at `url` for migrations alone; the module `migrating` of its adapter does it."""
-    package = load("database", url).__module__.rpartition(".")[0]
-    opener: Opener = importlib.import_module(f"{package}.migrating").opener(url)
+    """Opens the store at `url` for migrations alone."""
+    opener: Opener = load_opener(url)(url)
     return opener

@@ -120,3 +120,17 @@ def load(port: str, url: str) -> Any:
         if not row.driver or (missing.name or "").partition(".")[0] != row.driver:
             raise
         raise MissingExtra(port=port, scheme=scheme, driver=row.driver, extra=row.extra) from missing
+
+
+# Which function opens a store for migrations alone, by the scheme of its URL.
+OPENERS = {
+    "sqlite": "dujiang.backends.sqlite.migrating:opener",
+    "postgresql": "dujiang.backends.postgres.migrating:opener",
+}
+
+
+def load_opener(url: str) -> Any:
+    """The function that opens the store at `url` for migrations. Raises UnknownAdapter or MissingExtra."""
+    load("database", url)
+    module, _, name = OPENERS[url.partition(":")[0]].partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -189,8 +189,10 @@ class Database(Protocol):
         ...
 
     async def durability(self) -> dict[str, str]:
-        """What an acknowledgement means right now, read back from the database: settings by name, `safe` (`yes` if
-        an acknowledged write outlives a crash of the machine, else `no`), and `means`, a sentence.
+        """What an acknowledgement means right now, read back from the database.
+
+        Settings by name; `safe`: `yes` if an acknowledged write outlives a crash of the machine, else `no`; and
+        `means`, a sentence.
         """
         ...
 

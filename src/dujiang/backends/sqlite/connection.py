@@ -23,11 +23,12 @@ from dujiang.data.database import IntegrityFailed, StatementFailed, StatementsOv
 from dujiang.kernel.context import CURRENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy.engine import Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    EngineOver = Callable[["Session"], AsyncEngine]
 
     from dujiang.data.sql import Sql
     from dujiang.kernel.errors import DujiangError
@@ -46,18 +47,29 @@ class Session:
     Args:
         driver: The connection of the driver.
         url: Named in errors.
-        root: The SQLAlchemy engine whose compiled statements ORM sessions share.
+        engine_over: Makes the SQLAlchemy engine of a session; given, because it is built on this module.
         writes: Whether a transaction is open around it; a read session is in autocommit.
     """
 
-    __slots__ = ("_busy", "_ended", "_failed", "_root", "_task", "_url", "_writes", "driver", "lost", "statements")
+    __slots__ = (
+        "_busy",
+        "_ended",
+        "_engine_over",
+        "_failed",
+        "_task",
+        "_url",
+        "_writes",
+        "driver",
+        "lost",
+        "statements",
+    )
 
-    def __init__(self, driver: apsw.Connection, url: str, root: Engine, *, writes: bool) -> None:
+    def __init__(self, driver: apsw.Connection, url: str, engine_over: EngineOver, *, writes: bool) -> None:
         self.driver = driver
         self.lost: DujiangError | None = None  # The error after which SQLite had ended the transaction by itself.
         self.statements = 0
         self._url = url
-        self._root = root
+        self._engine_over = engine_over
         self._writes = writes
         self._task = asyncio.current_task()
         self._busy: asyncio.Task[Any] | None = None
@@ -157,9 +169,7 @@ class Session:
 
     def orm_engine(self) -> AsyncEngine:
         """A SQLAlchemy AsyncEngine whose every connection is this transaction."""
-        from dujiang.backends.sqlite.dialect import engine_over  # noqa: PLC0415  (the ORM is loaded by those who use it)
-
-        return engine_over(self, self._root)
+        return self._engine_over(self)
 
     def orm_connection(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A SQLAlchemy AsyncConnection over this transaction; its own commit and rollback touch nothing."""

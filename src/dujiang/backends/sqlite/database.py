@@ -120,7 +120,7 @@ class SqliteDatabase:
     async def read(self, body: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `body` on the reader; each statement sees what is committed when it starts."""
         store = self._open()
-        session = Session(store.reader, self.url, store.root, writes=False)
+        session = Session(store.reader, self.url, store.engine_over, writes=False)
         try:
             return await body(session)
         finally:

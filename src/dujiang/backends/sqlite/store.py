@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dujiang.backends.sqlite.dialect import root_engine
+from dujiang.backends.sqlite.dialect import engine_over, root_engine
 from dujiang.backends.sqlite.file import FileLock, open_reader, open_writer
 from dujiang.backends.sqlite.writer import Writer
 from dujiang.data.database import DatabaseRefused, StoreInUse
@@ -59,8 +60,8 @@ class Store:
         except BaseException:
             self.lock.release()
             raise
-        self.root = root_engine(url)
-        self.writer = Writer(driver, url, node, self.root)
+        self.engine_over = partial(engine_over, root=root_engine(url))
+        self.writer = Writer(driver, url, node, self.engine_over)
 
     def __repr__(self) -> str:
         return f"<Store {self.path}: {self.users} users>"

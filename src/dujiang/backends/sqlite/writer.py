@@ -47,8 +47,7 @@ from dujiang.kernel.tasks import Tasks, Threads, ended
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from sqlalchemy.engine import Engine
-
+    from dujiang.backends.sqlite.connection import EngineOver
     from dujiang.kernel.errors import DujiangError
     from dujiang.kernel.node import Node
 
@@ -69,15 +68,15 @@ class Writer:
         driver: The open connection; the writer closes it.
         url: Named in errors.
         node: Gives the time.
-        root: The SQLAlchemy engine whose compiled statements ORM sessions share.
+        engine_over: Makes the SQLAlchemy engine of a session.
     """
 
-    def __init__(self, driver: apsw.Connection, url: str, node: Node, root: Engine) -> None:
+    def __init__(self, driver: apsw.Connection, url: str, node: Node, engine_over: EngineOver) -> None:
         self.driver = driver
         self.url = url
         self.counts = {"groups": 0, "commits_synced": 0, "bodies": 0, "groups_lost": 0}
         self._clock = node.clock
-        self._root = root
+        self._engine_over = engine_over
         self._active: Member | None = None
         self._group: Group | None = None
         self._committing = False
@@ -160,7 +159,7 @@ class Writer:
             raise translated(cause, "SAVEPOINT", self.url) from cause
         if not self.watch.armed:
             self.watch.arm()
-        member.session = session = Session(self.driver, self.url, self._root, writes=True)
+        member.session = session = Session(self.driver, self.url, self._engine_over, writes=True)
         return session
 
     def _taken(self, member: Member) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from dujiang.data.portable import has_many_writers
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -80,7 +82,7 @@ ROWS = (
 
 def upgrade() -> None:
     """Create the tables."""
-    many_writers = op.get_context().dialect.name == "postgresql"
+    many_writers = has_many_writers(op)
     words = (
         {"key": 'TEXT COLLATE "C"', "bytes": "BYTEA", "without": "", "hot": HOT}
         if many_writers
