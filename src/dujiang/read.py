@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from dujiang.gateway.problems import JSON_HEADERS, Answer, NotFound
 from dujiang.kernel.codec import Codec
-from dujiang.kernel.context import current
+from dujiang.kernel.context import CURRENT, current
 from dujiang.kernel.errors import DeadlinePassed
 from dujiang.messaging.tx import Read as ReadSession
 from dujiang.telemetry.tracing import span
@@ -83,13 +83,21 @@ class BoundRead:
 
         async def body(connection: Connection) -> Any:
             session = ReadSession(connection, self._database, context)
-            return await self.verb.function(session, **values, **self._provided)
+            token = CURRENT.set(context.but(transaction=session))  # A write cannot hide in a read.
+            try:
+                return await self.verb.function(session, **values, **self._provided)
+            finally:
+                CURRENT.reset(token)
+                session.ended = True
 
         limit_s = context.remaining_s()
+        limit = context.node.limits.within(limit_s)
         try:
-            with context.node.limits.within(limit_s), span("read", operation=self.verb.name):
+            with limit, span("read", operation=self.verb.name):
                 return await self._database.read(body)
         except TimeoutError:
+            if not limit.expired:
+                raise  # The handler's own.
             raise DeadlinePassed(what=self.verb.name, limit_s=limit_s or 0.0) from None
 
     async def respond(self, call: Call) -> Answer:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic_core import to_json
 
-from dujiang.data.transaction import transact
+from dujiang.data.database import OutcomeUnknown
+from dujiang.data.transaction import refuse_nested, transact
 from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
 from dujiang.gateway.problems import JSON_HEADERS, Answer, problem
 from dujiang.kernel.bounded import BoundedQueue
@@ -145,11 +146,9 @@ class BoundWrite:
 
     def _key(self, call: Call) -> Key:
         context = current()
-        digest = hashlib.sha256(call.query.encode("latin-1"))
-        for name in sorted(call.values):
-            value = call.values[name]
-            text = to_json(value) if name == self._body_name else repr(value).encode()
-            digest.update(b"\x00" + name.encode() + b"\x00" + text)
+        digest = hashlib.sha256(call.parts.encode())
+        if self._body_name is not None and self._body_name in call.values:
+            digest.update(b"\x00" + to_json(call.values[self._body_name]))
         scope = f"{context.tenant}\x1f{context.caller}\x1f{self.verb.name}"
         return Key(scope, call.key or "", digest.digest(), self.verb.name)
 
@@ -163,13 +162,17 @@ class BoundWrite:
 
     async def _run(self, call: Call, key: Key | None) -> Answer:
         context = current()
+        refuse_nested(context, self.verb.name)
         limit_s = context.remaining_s()
+        limit = context.node.limits.within(limit_s)
         try:
-            with context.node.limits.within(limit_s):
+            with limit:
                 if self.verb.batch:
                     return await self._join(call, key)
                 return await self._alone(call, key)
         except TimeoutError:
+            if not limit.expired:
+                raise  # The handler's own.
             raise DeadlinePassed(what=self.verb.name, limit_s=limit_s or 0.0) from None
 
     def answer(self, value: Any) -> Answer:
@@ -261,6 +264,9 @@ class BoundWrite:
 
         try:
             await transact(self._database, self._make_tx, body, what=self.verb.name, isolation=self.verb.isolation)
+        except OutcomeUnknown as error:
+            # It may have happened: running the members again could do it twice.
+            outcomes.update(dict.fromkeys(range(len(members)), error))
         except Exception as error:  # noqa: BLE001  (a batch of one hands its error to its caller)
             if len(members) > 1:
                 return True

@@ -82,13 +82,12 @@ class Up:
     Args:
         folder: Where it runs; its data folder is `var` in it.
         words: Further words of the command line.
-        port: The port; 0 = a free one.
         settings: Further settings, by name.
     """
 
-    def __init__(self, folder: Path, *words: str, port: int = 0, **settings: str) -> None:
+    def __init__(self, folder: Path, *words: str, **settings: str) -> None:
         self.folder = folder
-        self.port = port or free_port()
+        self.port = free_port()
         self._err = (folder / f"stderr-{self.port}.log").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dujiang.cli", "up", *words, "--port", str(self.port)],

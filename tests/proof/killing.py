@@ -158,12 +158,10 @@ class Trial:
             for key in [*sorted(self.unanswered), *(f"key-{next(self.numbers)}" for _ in range(CLIENTS))]:
                 while not self.post(up, key):
                     assert time.monotonic() < until_s, f"{key} gets no answer: {up.err[-2000:]}"
-                    time.sleep(0.02)
             for key in random.Random(self.seed).sample(sorted(self.answered), min(50, len(self.answered))):
                 assert self.post(up, key)
             while any(found := up.request("GET", "/trial/open").json.values()):
                 assert time.monotonic() < until_s, f"still open (unrouted, ready, running): {list(found)}"
-                time.sleep(0.02)
             assert up.operate("POST", "/_dj/audit").json == []
             assert up.stop() == 0, up.err[-2000:]
         self.check_books()
@@ -186,7 +184,6 @@ class Trial:
                         key = chance.choice(list(self.answered))
                 if not self.post(up, key) and up.process.poll() is None:
                     again.put(key)
-                    time.sleep(0.01)
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             for done in [pool.submit(client, number) for number in range(CLIENTS)]:

@@ -24,7 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dujiang.data.transaction import NestedTransaction
+from dujiang.data.transaction import refuse_nested
 from dujiang.kernel.context import CURRENT, changed, current_or_none, entered
 from dujiang.kernel.errors import DeadlinePassed
 from dujiang.telemetry.crash import crash_point
@@ -93,8 +93,7 @@ class Front:
 async def held(runtime: Runtime) -> AsyncIterator[Tx]:
     """A transaction that is open for the block; see `Runtime.held`. Raises NestedTransaction inside another one."""
     context = current_or_none() or runtime.context()
-    if context.transaction is not None:
-        raise NestedTransaction(what="a held transaction")
+    refuse_nested(context, "a held transaction")
     with entered(context), span("data.transaction", operation="held"):
         async with runtime.database.held() as connection:
             tx = runtime.make_tx(connection, runtime.node.clock.now_us())
@@ -103,6 +102,7 @@ async def held(runtime: Runtime) -> AsyncIterator[Tx]:
                     yield tx
                     await tx.finish()
             finally:
+                tx.ended = True
                 await tx.dispose()
         crash_point("after_commit")
         for step in tx.after_commit:

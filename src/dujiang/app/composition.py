@@ -79,6 +79,10 @@ class Composition:
         if len(names) > 1:
             where = where_of(verb.function)
             raise Declared(where=where, what=f"has two bodies: {', '.join(names)}", how="put them into one model")
+        others = set(verb.handler.parameters) - set(self._provided[verb]) - set(names)
+        if getattr(verb, "batch", 0) and (others or not names):
+            where, what = where_of(verb.function), f"is batched and takes {', '.join(sorted(others)) or 'no body'}"
+            raise Declared(where=where, what=what, how="take one list of bodies, and what the app provides")
         return names[0] if names else None
 
     @cached_property

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl
 
+from pydantic_core import to_json
+
 from dujiang.app.composition import Composition
 from dujiang.app.counting import Counting
 from dujiang.app.schema import Schema
@@ -291,8 +293,15 @@ class Runtime:
 
     async def run(self, verb: Any, args: Sequence[Any], values: Mapping[str, Any], key: str | None = None) -> Any:
         """Run a write or read; returns what its function returns (see `App.run`)."""
+        if verb not in self._bound:
+            raise TypeError(f"{verb!r} is not a write or read of {self.app!r}")
         names = [name for name in verb.handler.parameters if name not in self.composition.provided(verb)]
-        call = Call({**dict(zip(names, args, strict=False)), **values}, key, verb.name)
+        if len(args) > len(names):
+            raise TypeError(f"{verb.name} takes {len(names)} parameters after the first, and {len(args)} were given")
+        given = {**dict(zip(names, args, strict=False)), **values}
+        body_name = self.composition.body_name(verb)
+        beside = {name: value for name, value in sorted(given.items()) if name != body_name}
+        call = Call(given, key, verb.name, to_json(beside, fallback=repr).decode())
         bound = self.bound(verb)
         with entered(current_or_none() or self.context()):
             if isinstance(bound, BoundRead):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,6 +36,18 @@ class TransactionSession(AsyncSession):
     async def close(self) -> NoReturn:
         """Refused: the session ends with its transaction."""
         raise NotTheSessions(what="close")
+
+    async def flushed(self) -> set[Any]:
+        """Flush; the objects that the session knows now."""
+        await self.flush()
+        return set(self.sync_session.identity_map.values())
+
+    def forget(self, known: set[Any]) -> None:
+        """Forget every object but the known ones, and expire those: the rows behind them were rolled back."""
+        for found in [*self.sync_session.new, *self.sync_session.identity_map.values()]:
+            if found not in known:
+                self.sync_session.expunge(found)
+        self.sync_session.expire_all()
 
     async def end(self) -> None:
         """Close it; for the platform, once the handler has returned."""

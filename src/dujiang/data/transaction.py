@@ -114,6 +114,7 @@ class Transaction:
         "_session",
         "after_commit",
         "before_commit",
+        "ended",
         "now_us",
     )
 
@@ -126,6 +127,7 @@ class Transaction:
         self.before_commit: list[Callable[[], Awaitable[None]]] = []
         self.after_commit: list[Callable[[], None]] = []
         self.now_us = now_us
+        self.ended = False
 
     @property
     def now(self) -> datetime:
@@ -154,17 +156,26 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """A part that may fail: an error inside undoes the part alone, and is raised."""
+        """A part that may fail: an error inside undoes the part alone, and is raised.
+
+        The ORM session goes along: it is flushed at both ends; after an error it has forgotten what was added inside, and
+        its other objects are expired (`await tx.session.refresh(x)` reads one again).
+        """
         self._savepoints += 1
         name = f"dj_{self._savepoints}"
         mark = self._mark()
+        known = set() if self._session is None else await self._session.flushed()
         await self._connection.savepoint(name)
         try:
             yield
         except BaseException:
             self._back_to(mark)
             await self._connection.rollback_to(name)
+            if self._session is not None:
+                self._session.forget(known)
             raise
+        if self._session is not None:
+            await self._session.flush()
         await self._connection.release(name)
 
     def _mark(self) -> tuple[int, ...]:
@@ -241,6 +252,12 @@ async def mended(work: Callable[[], Awaitable[T]]) -> T:
         return await work()
 
 
+def refuse_nested(context: Context, what: str) -> None:
+    """Raise NestedTransaction inside an open transaction or read; one that has ended, inherited by a task, is none."""
+    if context.transaction is not None and not context.transaction.ended:
+        raise NestedTransaction(what=what)
+
+
 async def transact(
     database: Database,
     make: Callable[[Connection, int], X],
@@ -261,8 +278,7 @@ async def transact(
         settle: See `Database.write`.
     """
     context = current()
-    if context.transaction is not None:
-        raise NestedTransaction(what=what)
+    refuse_nested(context, what)
     done: list[X] = []
     commit: Any = NO_SPAN
 
@@ -275,6 +291,7 @@ async def transact(
             await tx.finish()
         finally:
             CURRENT.reset(token)
+            tx.ended = True
             if tx.has_session:
                 await tx.dispose()
         done[:] = [tx]
@@ -301,12 +318,13 @@ async def run_one(database: Database, sql: Sql, *args: Any) -> list[Sequence[Any
 class ReadSession:
     """What a read handler holds: statements that only read."""
 
-    __slots__ = ("_connection", "_database", "now_us")
+    __slots__ = ("_connection", "_database", "ended", "now_us")
 
     def __init__(self, connection: Connection, database: Database, context: Context) -> None:
         self._connection = connection
         self._database = database
         self.now_us = context.node.clock.now_us()
+        self.ended = False
 
     @property
     def now(self) -> datetime:

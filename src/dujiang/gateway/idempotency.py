@@ -329,6 +329,7 @@ class Idempotency:
 
         async def body(connection: Connection) -> Answer:
             now_us = self._node.clock.now_us()
+            await connection.execute(DROP_EXPIRED_ONE, key.scope, key.text, now_us)
             if await connection.fetch(STORE, *self._row(key, answer, now_us)):
                 return answer
             rows = await connection.fetch(LOOK, key.scope, key.text)

@@ -13,8 +13,10 @@ Plain FastAPI costs three to four times what the server can do; bench/http.py me
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin
 
@@ -28,6 +30,7 @@ from dujiang.gateway.problems import Answer, answer_of_exception, send_answer
 from dujiang.kernel.codec import Codec, InvalidBody
 from dujiang.kernel.context import CURRENT, Context
 from dujiang.kernel.errors import OutsideRuntime
+from dujiang.kernel.tasks import current_task
 from dujiang.telemetry.tracing import current_traceparent, enabled, parse_traceparent, span
 
 if TYPE_CHECKING:
@@ -50,13 +53,14 @@ class Call:
         values: The handler's parameters by name, without what the app provides.
         key: The client's idempotency key, or None.
         target: Method and path, for messages.
-        query: The query; part of the key's fingerprint.
+        parts: What of the request beside its body belongs to the key's fingerprint: path parameters and query as they
+            came. Not the handler's values: those may hold objects that a dependency made.
     """
 
     values: dict[str, Any]
     key: str | None = None
     target: str = ""
-    query: str = ""
+    parts: str = ""
 
 
 class Bound(Protocol):
@@ -147,7 +151,8 @@ class Head:
             elif name == b"accept":
                 self.accept = value
             elif name == b"idempotency-key":
-                self.key = value
+                # Two of them are none that is valid: the comma and the space are refused.
+                self.key = value if self.key is None else self.key + b", " + value
             elif name == b"traceparent":
                 self.traceparent = value.decode("latin-1")
             elif name == b"x-dj-timeout-ms" and value.isdigit() and len(value) < 10:
@@ -184,7 +189,11 @@ class VerbRoute(APIRoute):
         try:
             with span("gateway.context", operation=self.spec.verb.name):
                 answer = await self._answer(runtime, scope, receive, send, head)
-        except Exception as error:  # noqa: BLE001  (the last line: whatever it is becomes a problem document)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and current_task().cancelling():
+                raise  # Somebody cancels this request; a handler that raises it by itself has failed like any other.
             answer = answer_of_exception(error)
         finally:
             CURRENT.reset(token)
@@ -218,7 +227,10 @@ class VerbRoute(APIRoute):
         async def keep(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
-        await self._full(scope, receive, keep)
+        async with AsyncExitStack() as stack:
+            # FastAPI's own outer middleware would put it there; what a dependency leaves open is closed with it.
+            scope.setdefault("fastapi_middleware_astack", stack)
+            await self._full(scope, receive, keep)
         body = b"".join(message.get("body", b"") for message in sent[1:])
         headers = [(name, value) for name, value in sent[0]["headers"] if name != b"content-length"]
         return Answer(sent[0]["status"], headers, body)
@@ -244,8 +256,8 @@ def trace_of(traceparent: str) -> tuple[str, str]:
 
 def call_of(scope: Scope, values: dict[str, Any], key: str | None) -> Call:
     """The call that a request makes."""
-    query = scope.get("query_string", b"").decode("latin-1")
-    return Call(values, key, f"{scope['method']} {scope['path']}", query)
+    parts = "" if key is None else f"{sorted(scope.get('path_params', {}).items())} {scope.get('query_string', b'')!r}"
+    return Call(values, key, f"{scope['method']} {scope['path']}", parts)
 
 
 def replayed(raw: bytes) -> Receive:
@@ -292,7 +304,9 @@ class Table:
             if "{" not in route.path:
                 self._fixed.setdefault(route.path, {})[route.spec.method] = route
             else:
-                pattern = re.compile(TEMPLATE.sub(r"(?P<\1>[^/]+)", route.path))
+                pieces = TEMPLATE.split(route.path)  # text, name, text, name, ...
+                named = [f"(?P<{piece}>[^/]+)" if place % 2 else re.escape(piece) for place, piece in enumerate(pieces)]
+                pattern = re.compile("".join(named))
                 self._open.setdefault(route.path.count("/"), []).append((pattern, route))
 
     def find(self, scope: Scope) -> VerbRoute | None:

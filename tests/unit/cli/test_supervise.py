@@ -203,7 +203,7 @@ class TestParts:
         command = worker_command("a:b", ["--port", "81"], Settings(data=tmp_path, instance="blue"))
 
         assert command(2, 7, 8)[1:] == [
-            "-m", "dujiang.cli", "up", "a:b", "--port", "81", "--child", "7,8", "--instance", "blue.2",
+            "-m", "dujiang.cli", "up", "a:b", "--port", "81", "--child", "7,8", "--instance", "blue-2",
         ]  # fmt: skip
 
     def test_what_is_watched(self, tmp_path: Path) -> None:
