@@ -186,6 +186,8 @@ class Consumer:
         limit = max(1, 2 * room - len(self._waiting))
         received = await self._broker.receive(self.sub_id, self._process.lease, limit, self._cursor)
         crash_point("consumer_received")
+        if received.claims and received.claims[0].lease != self._process.lease:
+            return 0.0  # The lease was lost while they came; who ended it puts them back.
         if received.claims:
             async with self._filled:
                 self._held.update(claim.message.seq for claim in received.claims)
@@ -235,8 +237,7 @@ class Consumer:
         else:
             limit = 1
         claims = [self._waiting.popleft()]
-        tenant = claims[0].message.headers.get("tenant")
-        while len(claims) < limit and self._waiting and self._waiting[0].message.headers.get("tenant") == tenant:
+        while len(claims) < limit and self._waiting and belong_together(claims[0], self._waiting[0]):
             claims.append(self._waiting.popleft())
         return claims
 
@@ -313,7 +314,9 @@ class Consumer:
                     )
             except LeaseLost as error:
                 logger.warning("%s", error)
-                return None
+                self._doubt()
+                # One of several may be lost, and the others still ours: each by itself tells.
+                return error if len(ready) > 1 else None
             except asyncio.CancelledError as error:
                 if not current_task().cancelling():
                     return error  # Nobody cancelled us: the handler raised it by itself, which is a failure like any other.
@@ -369,3 +372,8 @@ class Consumer:
             return not await still_running(connection, claim)
 
         return settle
+
+
+def belong_together(first: Claim, other: Claim) -> bool:
+    """Whether two claims may share a transaction: one lease fences it, one tenant's context surrounds it."""
+    return first.lease == other.lease and first.message.headers.get("tenant") == other.message.headers.get("tenant")

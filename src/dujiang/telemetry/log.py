@@ -81,6 +81,7 @@ def configure(level: Level = "info", log_format: Format = "auto", *, stream: Tex
     for name in LOUD:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)  # A level of its own would silence it whatever is asked for here.
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -197,8 +197,9 @@ class LeaseCases(StageSuite):
             await until(world, again, "a new lease")
             clock.jump(5.0)
             await world.settle()
+            found = await effects(world)
 
-            assert await effects(world) == sorted((str(n), n) for n in range(30))
+            assert found == sorted((str(n), n) for n in range(30)), found
 
     @case("C42")
     async def test_handlers_are_cancelled_before_others_take_over(self) -> None:
