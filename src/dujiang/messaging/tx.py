@@ -1,12 +1,12 @@
 """Tx: the public transaction, with the only way to emit.
 
 `publish` writes an event row that exists if and only if the transaction commits. `enqueue`, `forget` and `notify` will ask
-their first argument (a job, a read, a channel) for the rows to write, through the protocol `Emits`; there is no other way.
+their first argument (a job, a read, a channel) for the rows to write; there is no other way.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dujiang.data.transaction import ReadSession, Transaction
 from dujiang.kernel.context import current
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from dujiang.messaging.message import Message
 
 HOPS_MAX = 32
-
-
-class Emits(Protocol):
-    """Something that a transaction can emit to: it adds its rows to the transaction."""
-
-    def emit(self, tx: Tx, *args: Any) -> None:
-        """Add the rows for these arguments to `tx`."""
-        ...
 
 
 class OutboxGauge:

@@ -143,8 +143,8 @@ SETTINGS: Sequence[Declared] = (
         name="pool_size",
         kind=Whole(1, 1000),
         default=10,
-        means="Connections to the database, for each process.",
-        follows="workers x pool_size must stay below the server's limit. The embedded store uses it for readers only.",
+        means="Connections to a database server that write, and as many that read, for each process.",
+        follows="workers x (2 x pool_size + 2) must stay below the server's limit. The embedded store has no use for it.",
     ),
     Declared(
         name="grace",
