@@ -3,6 +3,9 @@
 A suite that skips what it cannot run looks the same as one that passes. `.ci/run` therefore sets
 DUJIANG_REQUIRE_SERVICES=1, and any skip, at collection or in a test, becomes a failure that repeats the skip's reason.
 Without the variable, a developer without PostgreSQL sees the skip and its reason in pytest's summary.
+
+The suite runs in one process a core (pytest-xdist), a file of tests as a whole in one of them. What a test printed travels
+from there as UTF-8; half a character, which tests of bad input log on purpose, is shown as its escape.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Judge the skip of one test."""
     report = yield
     failed_if_skipped(report)
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
 
 

@@ -74,8 +74,13 @@ TAKE = (
 PLACE = insert(orders)
 
 
-# Sets what is left of one product; run once for each product of a batch, in one go.
-LEAVE = update(stock).where(stock.c.sku == bindparam("its_sku")).values(quantity=bindparam("its_quantity"))
+# Locked in one order everywhere, so two batches cannot wait for each other.
+WANTED = bindparam("wanted", expanding=True, type_=Integer)
+LOCK = select(stock.c.sku, stock.c.quantity).where(stock.c.sku.in_(WANTED)).order_by(stock.c.sku).with_for_update()
+# Takes as much of each of these products; run once for each number that was asked for.
+TAKE_EACH = (
+    update(stock).where(stock.c.sku.in_(WANTED)).values(quantity=stock.c.quantity - bindparam("taken", type_=Integer))
+)
 
 
 async def place(tx: Tx, body: NewOrder) -> OrderView:
@@ -92,11 +97,7 @@ async def place(tx: Tx, body: NewOrder) -> OrderView:
 
 async def place_many(tx: Tx, bodies: list[NewOrder]) -> list[OrderView | Refusal]:
     """Orders that wait at the same moment, in one transaction; who comes first is served first."""
-    wanted = sorted({body.sku for body in bodies})
-    # Locked in one order everywhere, so two batches cannot wait for each other.
-    rows = await tx.execute(
-        select(stock.c.sku, stock.c.quantity).where(stock.c.sku.in_(wanted)).order_by(stock.c.sku).with_for_update()
-    )
+    rows = await tx.execute(LOCK, {"wanted": sorted({body.sku for body in bodies})})
     left: dict[int, int] = {row.sku: row.quantity for row in rows}
     before, answers = dict(left), list[OrderView | Refusal]()
     for body in bodies:
@@ -106,10 +107,14 @@ async def place_many(tx: Tx, bodies: list[NewOrder]) -> list[OrderView | Refusal
         left[body.sku] -= body.quantity
         answers.append(OrderView(id=tx.new_id(), **body.model_dump(), status="new"))
     views = [answer for answer in answers if isinstance(answer, OrderView)]
-    changed = [{"its_sku": sku, "its_quantity": quantity} for sku, quantity in left.items() if quantity != before[sku]]
+    taken: dict[int, list[int]] = {}
+    for sku, quantity in left.items():
+        if quantity != before[sku]:
+            taken.setdefault(before[sku] - quantity, []).append(sku)
+    for quantity, skus in taken.items():
+        await tx.execute(TAKE_EACH, {"wanted": skus, "taken": quantity})
     if views:
-        await tx.execute(LEAVE, changed)
-        await tx.execute(insert(orders), [view.model_dump() for view in views])
+        await tx.execute(PLACE, [view.model_dump() for view in views])
     tx.publish(
         *(OrderPlaced(order_id=view.id, user_id=view.user_id, sku=view.sku, quantity=view.quantity) for view in views)
     )

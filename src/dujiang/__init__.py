@@ -16,20 +16,31 @@ if TYPE_CHECKING:
     from dujiang.app.attach import Transaction
     from dujiang.app.runtime import Runtime
     from dujiang.data.types import Id, Instant, Json, Model, Money, Scale
+    from dujiang.gateway.client import Client
+    from dujiang.jobs.enqueue import JobRef
+    from dujiang.jobs.job import Job
+    from dujiang.jobs.view import JobView
     from dujiang.kernel.context import now, random, sleep
     from dujiang.kernel.errors import DujiangError, Refusal
+    from dujiang.messaging.call import Call
     from dujiang.messaging.message import Event, key
     from dujiang.messaging.tx import Read, Tx
     from dujiang.module import Module
-    from dujiang.resilience.retry import Retry
+    from dujiang.resilience.retry import Retry, Snooze
     from dujiang.settings import Settings
+    from dujiang.telemetry.crash import sometimes
 
 HOME = {
     "App": "dujiang.app",
+    "Call": "dujiang.messaging.call",
+    "Client": "dujiang.gateway.client",
     "DujiangError": "dujiang.kernel.errors",
     "Event": "dujiang.messaging.message",
     "Id": "dujiang.data.types",
     "Instant": "dujiang.data.types",
+    "Job": "dujiang.jobs.job",
+    "JobRef": "dujiang.jobs.enqueue",
+    "JobView": "dujiang.jobs.view",
     "Json": "dujiang.data.types",
     "Model": "dujiang.data.types",
     "Module": "dujiang.module",
@@ -40,17 +51,20 @@ HOME = {
     "Runtime": "dujiang.app.runtime",
     "Scale": "dujiang.data.types",
     "Settings": "dujiang.settings",
+    "Snooze": "dujiang.resilience.retry",
     "Transaction": "dujiang.app.attach",
     "Tx": "dujiang.messaging.tx",
     "key": "dujiang.messaging.message",
     "now": "dujiang.kernel.context",
     "random": "dujiang.kernel.context",
     "sleep": "dujiang.kernel.context",
+    "sometimes": "dujiang.telemetry.crash",
 }
 
 __all__ = [
-    "App", "DujiangError", "Event", "Id", "Instant", "Json", "Model", "Module", "Money", "Read", "Refusal", "Retry",
-    "Runtime", "Scale", "Settings", "Transaction", "Tx", "key", "now", "random", "sleep",
+    "App", "Call", "Client", "DujiangError", "Event", "Id", "Instant", "Job", "JobRef", "JobView", "Json", "Model",
+    "Module", "Money", "Read", "Refusal", "Retry", "Runtime", "Scale", "Settings", "Snooze", "Transaction", "Tx",
+    "key", "now", "random", "sleep", "sometimes",
 ]  # fmt: skip
 
 

@@ -18,29 +18,39 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args, get_origin
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, get_origin, overload
 
-from dujiang.gateway.handler import inspected, where_of
+from dujiang.gateway.client import Client, DeclaredWorkload, declared_workload
+from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises, where_of
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import Duration, duration_s
+from dujiang.messaging.call import Call
 from dujiang.messaging.tx import Read, Tx
+from dujiang.resilience.external import declared_in
 from dujiang.resilience.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from dujiang.accept import Accept
     from dujiang.data.database import Isolation
+    from dujiang.jobs.job import Job
     from dujiang.messaging.message import Event
     from dujiang.messaging.subscription import OnFail, Start
     from dujiang.react import Reaction
     from dujiang.read import ReadVerb
+    from dujiang.resilience.external import External
     from dujiang.write import Write
+
+    Verb = Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any] | Accept[*tuple[Any, ...], Any]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
-ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/\S*)")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+EVERY_S_MIN = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +61,13 @@ class Invariant:
         says: What always holds.
         name: `module.function`.
         check: Returns the violating rows.
+        every_s: How often it is checked while the app works; 0 = only by an audit and in the drill.
     """
 
     says: str
     name: str
     check: Callable[[Read], Awaitable[Sequence[Any]]]
+    every_s: float = 0.0
 
 
 class Module:
@@ -84,8 +96,10 @@ class Module:
         self.tables = tables
         self.migrations = migrations
         self.seed = seed
-        self.verbs: list[Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any]] = []
+        self.verbs: list[Verb] = []
         self.invariants: list[Invariant] = []
+        self.workloads: list[DeclaredWorkload] = []
+        self.externals: list[External] = []
 
     def __repr__(self) -> str:
         return f"<Module {self.name}: {len(self.verbs)} verbs, {len(self.invariants)} invariants>"
@@ -98,6 +112,7 @@ class Module:
         idempotency: str = "optional",
         isolation: Isolation = "read_committed",
         batch: int = 0,
+        requires: Sequence[str] = (),
         status_code: int | None = None,
         aliases: Sequence[str] = (),
         **options: Any,
@@ -110,6 +125,7 @@ class Module:
             idempotency: "optional" or "required": whether a request needs an Idempotency-Key.
             isolation: "read_committed" or "serializable" (then it may run several times).
             batch: Calls at most in one transaction; the function then takes and returns lists.
+            requires: `("broker",)` refuses it with 503 while the broker is away; else its events wait in the outbox.
             status_code: Of a success; default 201 for POST, otherwise 200.
             aliases: Further routes to the same operation.
             options: Further options of a FastAPI route.
@@ -118,13 +134,10 @@ class Module:
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Write[P, T]:
             handler = inspected(function, worlds=(Tx,))
-            method = self._checked(route, function, write=True)
+            method = method_of(route, function, write=True)
             for alias in aliases:
-                self._checked(alias, function, write=True)
-            if idempotency not in ("optional", "required"):
-                raise Declared(
-                    where=where_of(function), what=f"idempotency={idempotency!r}", how="optional or required"
-                )
+                method_of(alias, function, write=True)
+            refuse_promises(function, idempotency, requires)
             if batch and get_origin(handler.answer) is not list:
                 raise Declared(where=where_of(function), what="batch without lists", how="return list[View | Refusal]")
             verb = Write(
@@ -136,8 +149,64 @@ class Module:
                 key_required=idempotency == "required",
                 isolation=isolation,
                 batch=batch,
+                requires=tuple(requires),
                 aliases=tuple(aliases),
-                options=options,
+                options=options_of(options, function),
+            )
+            self.verbs.append(verb)
+            return verb
+
+        return declare
+
+    def accept(
+        self,
+        route: str | None = None,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        concurrency: int = 8,
+        limit: int | None = None,
+        timeout: Duration = "1h",
+        keep: Duration = "1d",
+        idempotency: str = "optional",
+        requires: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        **options: Any,
+    ) -> Callable[[Callable[[Job, *Ts], Coroutine[Any, Any, T]]], Accept[*Ts, T]]:
+        """Declare a durable job: `async def f(job: Job, body: Body) -> Result`; a request is answered 202 at once.
+
+        Args:
+            route: "POST /path"; None = no request starts it: `await tx.enqueue(f, body)`, or `app.run`.
+            name: The stored name; default: the function's. Renaming it later needs `App(renamed=...)`.
+            retry: The bound on runs; default 8 within 24 h from when it is due.
+            concurrency: Runs at once in one process.
+            limit: Runs at once over all processes; None = as many as there are.
+            timeout: How long one run may take.
+            keep: How long its result is known after its end.
+            idempotency: "optional" or "required": whether a request needs an Idempotency-Key.
+            requires: As of a write.
+            aliases: Further routes to it.
+            options: Further options of a FastAPI route.
+        """
+        from dujiang.accept import declared  # noqa: PLC0415
+
+        def declare(function: Callable[[Job, *Ts], Coroutine[Any, Any, T]]) -> Accept[*Ts, T]:
+            for each in (route, *aliases):
+                method_of(each, function, write=True)
+            refuse_promises(function, idempotency, requires)
+            verb = declared(
+                function,
+                name=f"{self.name}.{name or function.__name__}",
+                route=route,
+                retry=retry,
+                concurrency=concurrency,
+                limit=limit,
+                timeout=timeout,
+                keep=keep,
+                key_required=idempotency == "required",
+                requires=requires,
+                aliases=aliases,
+                options=options_of(options, function),
             )
             self.verbs.append(verb)
             return verb
@@ -170,7 +239,7 @@ class Module:
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> ReadVerb[P, T]:
             handler = inspected(function, worlds=(Read,))
-            self._checked(route, function, write=False)
+            method_of(route, function, write=False)
             try:
                 ttl_s = None if ttl is None else duration_s(ttl)
                 absent_s = None if absent is None else duration_s(absent)
@@ -185,7 +254,7 @@ class Module:
                 ttl_s=ttl_s,
                 absent_s=absent_s,
                 tags=tags,
-                options=options,
+                options=options_of(options, function),
             )
             self.verbs.append(verb)
             return verb
@@ -207,6 +276,8 @@ class Module:
     ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Reaction[P, T]]:
         """Declare a consumer: `async def f(tx: Tx, event: OrderPlaced) -> None`, effectively once.
 
+        With `call: Call` instead of `tx: Tx` it runs outside any transaction, at least once, and hands `call.key` on.
+
         Args:
             event: The class of its events.
             name: The stored name; default: the function's. Renaming it later needs `App(renamed=...)`.
@@ -216,13 +287,17 @@ class Module:
             batch: Events at most in one transaction; the function then takes a list.
             concurrency: Transactions at once in one process.
             timeout: How long one run may take.
-            start: Whether a new subscription begins "now" or at the "beginning" of what the outbox still holds.
+            start: Whether a new subscription begins "now", at the "beginning" of what the outbox still holds, or with what
+                was published since an aware datetime. Of no meaning for one that is known already.
         """
         from dujiang.react import Reaction  # noqa: PLC0415
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Reaction[P, T]:
-            handler = inspected(function, worlds=(Tx,))
-            where = where_of(function)
+            handler = inspected(function, worlds=(Tx, Call))
+            where, calls = where_of(function), issubclass(handler.first, Call)
+            if calls and batch:
+                how = "take one event: every call has a key of its own; or take `tx: Tx`"
+                raise Declared(where=where, what="batch with Call", how=how)
             wanted = list[event] if batch else event  # type: ignore[valid-type]
             takes = [parameter for parameter, (hint, _) in handler.parameters.items() if hint == wanted]
             if len(takes) != 1:
@@ -232,6 +307,8 @@ class Module:
                 raise Declared(
                     where=where, what=f"is ordered, and {event.__name__} has no key", how="mark a field with `= key()`"
                 )
+            if isinstance(start, datetime) and start.tzinfo is None:
+                raise Declared(where=where, what="starts at a time without a zone", how="give it one: tzinfo=UTC")
             verb = Reaction(
                 function=function,
                 handler=handler,
@@ -242,6 +319,7 @@ class Module:
                 on_fail=on_fail,
                 retry=retry or Retry(),
                 batch=batch,
+                calls=calls,
                 concurrency=concurrency,
                 timeout_s=duration_s(timeout),
                 start=start,
@@ -252,29 +330,62 @@ class Module:
         return declare
 
     def invariant(
-        self, says: str
+        self, says: str, *, every: Duration | None = None
     ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-        """Declare a law: `async def f(db: Read) -> list[Row]`; rows are violations."""
+        """Declare a law: `async def f(db: Read) -> list[Row]`; rows are violations.
+
+        Args:
+            says: What always holds, in words.
+            every: How often it is checked while the app works, as "10s"; None = by `dujiang audit` and the drill alone.
+        """
+        every_s = 0.0 if every is None else duration_s(every)
+        if every is not None and every_s < EVERY_S_MIN:
+            raise Declared(where=repr(self), what=f"checks {says!r} every {every}", how="give it at least a second")
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
             inspected(function, worlds=(Read,))
-            self.invariants.append(Invariant(says, f"{self.name}.{function.__name__}", function))  # type: ignore[arg-type]
+            self.invariants.append(Invariant(says, f"{self.name}.{function.__name__}", function, every_s))  # type: ignore[arg-type]
             return function
 
         return declare
 
-    def _checked(self, route: str | None, function: Callable[..., Any], *, write: bool) -> str:
-        """The method of a route. Raises Declared when the route does not fit the verb."""
-        if route is None:
-            return ""
-        where, match = where_of(function), ROUTE.fullmatch(route)
-        if match is None:
-            raise Declared(where=where, what=f"{route!r} is not a route", how='write "POST /path/{name}"')
-        if write and match[1] == "GET":
-            raise Declared(where=where, what="a write on GET", how="use POST, PUT, PATCH or DELETE, or declare a read")
-        return match[1]
+    @overload
+    def workload(self, function: Callable[[Client], Coroutine[Any, Any, None]], /) -> Callable[[Client], Any]: ...
 
+    @overload
+    def workload(
+        self, /, *, only: bool = False
+    ) -> Callable[[Callable[[Client], Coroutine[Any, Any, None]]], Callable[[Client], Any]]: ...
 
-def member_of(hint: Any) -> Any:
-    """The member type of a list type."""
-    return get_args(hint)[0]
+    def workload(self, function: Any = None, /, *, only: bool = False) -> Any:
+        """Declare what a client of the app does in a drill: `async def buyers(client: Client) -> None`.
+
+        A drill makes calls from the types of the handlers by itself; this is for what types cannot say: an order of calls,
+        a value that must be computed, a sign-in.
+
+        Args:
+            function: The function, when the decorator stands without parentheses.
+            only: Leave the module's writes to this function alone.
+        """
+
+        def declare(function: Callable[[Client], Coroutine[Any, Any, None]]) -> Callable[[Client], Any]:
+            taken = [each.name for each in self.workloads]
+            self.workloads.append(declared_workload(self.name, function, taken, only=only))
+            return function
+
+        return declare if function is None else declare(function)
+
+    @overload
+    def external(self, given: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+
+    @overload
+    def external(
+        self, given: str = "", /, *, key: Callable[..., Any] | None = None
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]: ...
+
+    def external(self, given: Any = "", /, *, key: Callable[..., Any] | None = None) -> Any:
+        """Name an async function as an effect outside: `@payments.external`, `@payments.external("bank", key=...)`.
+
+        See `App.external`.
+        """
+        return declared_in(self.externals, given, key)

@@ -1,8 +1,11 @@
 """React: verb 4, an effectively-once consumer of events.
 
 The handler's transaction holds the inbox row, its effects, its own events and the acknowledgement; messaging/consumer.py
-runs it. A refusal in a reaction is dead at once, with its code. In the batched form (`batch=n`, a list in the signature)
-up to n events share one transaction; if it fails, each runs by itself.
+runs it. With `call: Call` instead of `tx: Tx` it runs outside any transaction, at least once, for an effect that lies
+outside (messaging/call.py). A refusal in a reaction is dead at once, with its code.
+
+In the batched form (`batch=n`, a list in the signature) up to n events share one transaction; if it fails, each runs by
+itself.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+from dujiang.messaging.call import called
 from dujiang.messaging.subscription import OnFail, Start, Subscription
 from dujiang.resilience.retry import Retry
 from dujiang.telemetry.tracing import span
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from dujiang.gateway.handler import Handler
+    from dujiang.messaging.call import Call
     from dujiang.messaging.message import Event
     from dujiang.messaging.tx import Tx
 
@@ -39,6 +44,7 @@ class Reaction(Generic[P, T]):
         on_fail: What a dead event does to its key.
         retry: The bound on tries.
         batch: Events at most in one transaction; 0 = one by one.
+        calls: Whether it takes a Call and runs outside any transaction.
         concurrency: Transactions at once in one process.
         timeout_s: How long one run may take.
         start: What a new subscription begins with.
@@ -53,6 +59,7 @@ class Reaction(Generic[P, T]):
     on_fail: OnFail = "park_key"
     retry: Retry = Retry()  # noqa: RUF009  (immutable)
     batch: int = 0
+    calls: bool = False
     concurrency: int = 8
     timeout_s: float = 60.0
     start: Start = "now"
@@ -60,14 +67,14 @@ class Reaction(Generic[P, T]):
     kind = "react"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        """Run the function in the caller's transaction."""
+        """Run the function in the caller's transaction, or for the caller's Call."""
         return self.function(*args, **kwargs)
 
     def subscription(self, provided: Mapping[str, Any]) -> Subscription:
         """This reaction as messaging sees it, with what the app provides filled in."""
         injected, function = dict(provided), cast("Callable[..., Coroutine[Any, Any, Any]]", self.function)
 
-        async def handle(tx: Tx, events: Sequence[Event]) -> Sequence[Any]:
+        async def handle(tx: Tx | Call, events: Sequence[Event]) -> Sequence[Any]:
             with span("handler", operation=self.name):
                 if self.batch:
                     answers: Sequence[Any] | None = await function(tx, **{self.event_name: list(events)}, **injected)
@@ -84,6 +91,7 @@ class Reaction(Generic[P, T]):
             retry=self.retry,
             batch=max(1, self.batch),
             lists=self.batch > 0,
+            outside=called if self.calls else None,
             concurrency=self.concurrency,
             timeout_s=self.timeout_s,
             start=self.start,

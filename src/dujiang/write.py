@@ -12,22 +12,25 @@
 A refusal rolls back and is stored by a second, small transaction. In the batched form (`batch=64`, lists in the
 signature) calls that wait at the same moment share one transaction, one claim, one closing statement and one commit; a
 member's refusal is its own, and if the transaction fails the members run again one by one.
+
+A write is AP: its events lie in the outbox, so it is accepted while the broker is away. One that `requires=("broker",)` is
+CP: before anything else the broker must have confirmed a message within the last second, else it is refused with 503.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from pydantic_core import to_json
+from starlette.responses import Response
 
 from dujiang.data.database import OutcomeUnknown
 from dujiang.data.transaction import refuse_nested, transact
-from dujiang.gateway.idempotency import Idempotency, Key, Lost, Replay
-from dujiang.gateway.problems import JSON_HEADERS, Answer, problem
+from dujiang.gateway.idempotency import NO_BODY, Idempotency, Key, Lost, Replay, fingerprint_of
+from dujiang.gateway.problems import JSON_HEADERS, PROBLEM_TYPE, Answer, problem
+from dujiang.gateway.response import answer_of_response, fresh, value_of_answer, with_response
 from dujiang.kernel.bounded import BoundedQueue
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import Context, current, entered
@@ -35,7 +38,7 @@ from dujiang.kernel.errors import DeadlinePassed, Refusal
 from dujiang.telemetry.tracing import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from dujiang.data.database import Connection, Database, Isolation
     from dujiang.gateway.handler import Handler
@@ -64,6 +67,7 @@ class Write(Generic[P, T]):
         key_required: Whether a request needs an Idempotency-Key.
         isolation: Of its transaction.
         batch: Calls at most in one transaction; 0 = not batched.
+        requires: What must be there, beside the database, for it to be accepted.
         aliases: Further routes to the same operation.
         options: FastAPI's route options.
     """
@@ -76,13 +80,14 @@ class Write(Generic[P, T]):
     key_required: bool = False
     isolation: Isolation = "read_committed"
     batch: int = 0
+    requires: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     kind = "write"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         """Run the function in the caller's transaction."""
-        return self.function(*args, **kwargs)
+        return self.function(*args, **self.handler.completed(args[1:], kwargs))
 
 
 class StoredRefusal(Refusal):
@@ -102,6 +107,7 @@ class BoundWrite:
         database: Where.
         idempotency: Keys.
         make_tx: Makes the transaction object.
+        requires: Each raises while something that the write requires is away.
     """
 
     def __init__(
@@ -115,8 +121,10 @@ class BoundWrite:
         database: Database,
         idempotency: Idempotency,
         make_tx: Callable[[Connection, int, Message | None], Tx],
+        requires: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self.verb = verb
+        self._requires = tuple(requires)
         self._provided = dict(provided)
         self._body_name = body_name
         self._node = node
@@ -131,6 +139,8 @@ class BoundWrite:
 
     async def respond(self, call: Call) -> Answer:
         """Run the write and make its answer. Raises what the handler raises, refusals included."""
+        for there in self._requires:
+            await there()
         if call.key is None:
             return await self._run(call, None)
         key = self._key(call)
@@ -139,18 +149,18 @@ class BoundWrite:
     async def value(self, call: Call) -> Any:
         """Run the write and return what its function returned; a replay returns the stored answer."""
         answer = await self.respond(call)
-        if answer.status >= 400:
+        if answer.headers and answer.headers[0] == PROBLEM_TYPE:
             stored = json.loads(answer.body)
             raise StoredRefusal(stored["detail"], code=stored["code"])
-        return None if not answer.body else self._codec.adapter.validate_json(answer.body)
+        if (b"content-type", b"application/json") not in answer.headers:
+            return value_of_answer(answer)
+        return self._codec.adapter.validate_json(answer.body)
 
     def _key(self, call: Call) -> Key:
         context = current()
-        digest = hashlib.sha256(call.parts.encode())
-        if self._body_name is not None and self._body_name in call.values:
-            digest.update(b"\x00" + to_json(call.values[self._body_name]))
+        body = NO_BODY if self._body_name is None else call.values.get(self._body_name, NO_BODY)
         scope = f"{context.tenant}\x1f{context.caller}\x1f{self.verb.name}"
-        return Key(scope, call.key or "", digest.digest(), self.verb.name)
+        return Key(scope, call.key or "", fingerprint_of(call.parts, body), self.verb.name)
 
     async def _keyed(self, call: Call, key: Key) -> Answer:
         """Run under a key; a refusal is stored, and what is stored under the key stands."""
@@ -163,8 +173,7 @@ class BoundWrite:
     async def _run(self, call: Call, key: Key | None) -> Answer:
         context = current()
         refuse_nested(context, self.verb.name)
-        limit_s = context.remaining_s()
-        limit = context.node.limits.within(limit_s)
+        limit = context.node.limits.until(context.deadline)
         try:
             with limit:
                 if self.verb.batch:
@@ -173,26 +182,41 @@ class BoundWrite:
         except TimeoutError:
             if not limit.expired:
                 raise  # The handler's own.
-            raise DeadlinePassed(what=self.verb.name, limit_s=limit_s or 0.0) from None
+            raise DeadlinePassed(what=self.verb.name, limit_s=max(0.0, limit.seconds or 0.0)) from None
 
-    def answer(self, value: Any) -> Answer:
-        """The answer of a returned value: the bytes that are stored and sent."""
+    def answer(self, value: Any, response: Response | None = None) -> Answer:
+        """The answer of a returned value: the bytes that are stored and sent. Raises a refusal that was returned.
+
+        Args:
+            value: What the handler returned.
+            response: What it set beside that, if it asked for a Response.
+        """
         if value is None:
-            return Answer(204 if self.verb.status in (200, 201) else self.verb.status, [], b"")
-        return Answer(self.verb.status, list(JSON_HEADERS), self._codec.encode(value))
+            answer = Answer(204 if self.verb.status in (200, 201) else self.verb.status, [], b"")
+        elif isinstance(value, Refusal):
+            raise value
+        elif isinstance(value, Response):
+            answer = answer_of_response(value)
+        else:
+            answer = Answer(self.verb.status, list(JSON_HEADERS), self._codec.encode(value))
+        return answer if response is None else with_response(answer, response)
 
     # One call, one transaction ----------------------------------------------------------------------------------------
 
     async def _alone(self, call: Call, key: Key | None) -> Answer:
         made: list[Answer] = []
+        responses = self.verb.handler.responses
 
         async def body(tx: Tx) -> Answer:
             if key is not None:
                 with span("gateway.idempotency"):
                     await self._idempotency.claim(tx, key)
+            response = fresh() if responses else None
             with span("handler", operation=self.verb.name):
-                value = await self.verb.function(tx, **call.values, **self._provided)
-            answer = self.answer(value)
+                value = await self.verb.function(
+                    tx, **call.values, **self._provided, **dict.fromkeys(responses, response)
+                )
+            answer = self.answer(value, response)
             if key is not None:
                 made.append(answer)
                 for piece in self._idempotency.store_pieces(tx, [key], [answer]):
@@ -214,16 +238,24 @@ class BoundWrite:
     async def _join(self, call: Call, key: Key | None) -> Answer:
         landed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._line.put_nowait((call.values[self._body_name or ""], key, landed))
-        if self._flushing < 2:
+        if self._flushing < self._lanes():
             self._flushing += 1
             # The batch belongs to no single caller: it has no caller's deadline, trace or name.
             with entered(Context(self._node, current().runtime, tenant=current().tenant)):
                 self._node.tasks.spawn(self._flush(), name=f"batch {self.verb.name}")
         return await landed
 
+    def _lanes(self) -> int:
+        """How many transactions may be under way at once, by who waits.
+
+        While one commits, the next members gather. A second one beside it must be worth its round trips: opened for
+        whoever comes, it takes those who would have filled the next (64 callers: 21 in a transaction instead of 32).
+        """
+        return 2 if len(self._line) * 2 >= self.verb.batch else min(1, len(self._line))
+
     async def _flush(self) -> None:
         try:
-            while self._line:
+            while self._flushing <= self._lanes():
                 members = [member for member in self._line.take_nowait(self.verb.batch) if not member[2].done()]
                 if not members:
                     continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-LIMIT_S, COMMAND_S = 60.0, 30.0
+LIMIT_S, COMMAND_S = 120.0, 30.0
 
 
 def free_port() -> int:
@@ -85,12 +85,15 @@ class Up:
         settings: Further settings, by name.
     """
 
+    command: tuple[str, ...] = ("up",)
+    says = "ready "
+
     def __init__(self, folder: Path, *words: str, **settings: str) -> None:
         self.folder = folder
-        self.port = free_port()
-        self._err = (folder / f"stderr-{self.port}.log").open("w+")
+        self.port = self._port()
+        self._err = (folder / f"stderr-{self.port}.log").open("a+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dujiang.cli", "up", *words, "--port", str(self.port)],
+            [sys.executable, "-m", "dujiang.cli", *self.command, *words, "--port", str(self.port)],
             cwd=folder,
             env=environment(**settings),
             stdout=subprocess.PIPE,
@@ -112,13 +115,16 @@ class Up:
         return Path(self._err.name).read_text()
 
     def ready(self) -> bool:
-        """Wait for the line `ready`; False when the process ended before it. A silent minute fails the test."""
+        """Wait for the line `ready`; False when the process ended before it. Two silent minutes fail the test."""
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], LIMIT_S)[0]:
             raise AssertionError(f"`up` neither became ready nor ended: {self.err}")
         line = self.process.stdout.readline().decode()
-        assert line in {"", f"ready http://127.0.0.1:{self.port}\n"}, line
+        assert line in {"", f"{self.says}http://127.0.0.1:{self.port}\n"}, line
         return bool(line)
+
+    def _port(self) -> int:
+        return free_port()
 
     def started(self) -> Self:
         """Wait for the line `ready`."""
@@ -159,6 +165,27 @@ class Up:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(LIMIT_S)
+
+
+class Run(Up):
+    """`dujiang run ROLES` in `folder`, killed at the end of the block if it still runs.
+
+    Args:
+        folder: Where it runs.
+        roles: Its roles, with commas.
+        words: Further words of the command line.
+        port: Its port; 0 = a free one.
+        settings: Further settings, by name.
+    """
+
+    def __init__(self, folder: Path, roles: str, *words: str, port: int = 0, **settings: str) -> None:
+        self.command = ("run", roles)
+        self.says = f"ready {roles} "
+        self._given = port
+        super().__init__(folder, *words, **settings)
+
+    def _port(self) -> int:
+        return self._given or free_port()
 
 
 @dataclass

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from dujiang.backends.postgres.database import PostgresDatabase
 from dujiang.backends.sqlite.database import SqliteDatabase
-from dujiang.kernel.tasks import Tasks, outcomes_of
 from dujiang.messaging.tx import Tx
 from dujiang.telemetry.tracing import recheck
 from dujiang.testing.conformance.broker import BrokerConformance
+from dujiang.testing.conformance.broker_cuts import CutCases
 from dujiang.testing.conformance.cases import case
-from dujiang.testing.conformance.stage import Stage, Told, effects, fetch, until
+from dujiang.testing.conformance.stage import Stage, Told, effects, fetch
 from dujiang.testing.proxy import Proxy
 from dujiang.testing.servers import PostgresServer
 
@@ -56,7 +56,7 @@ class TestSqlOnSqlite(BrokerConformance, capabilities=SqliteDatabase.capabilitie
         self.url = f"sqlite:///{tmp_path}/app.db"
 
 
-class TestSqlOnPostgres(BrokerConformance, capabilities=PostgresDatabase.capabilities):
+class TestSqlOnPostgres(BrokerConformance, CutCases, capabilities=PostgresDatabase.capabilities):
     """The broker in PostgreSQL keeps every promise."""
 
     @pytest.fixture(autouse=True)
@@ -66,10 +66,6 @@ class TestSqlOnPostgres(BrokerConformance, capabilities=PostgresDatabase.capabil
         server.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public", database=DATABASE)
         self.url = server.url(DATABASE)
         self.port = server.port
-
-    def through(self, proxy: Proxy) -> str:
-        """The store's URL behind a proxy."""
-        return self.url.replace(f":{self.port}/", f":{proxy.port}/")
 
     @case("C18.write")
     async def test_a_publisher_whose_commit_was_not_answered_publishes_once(self) -> None:
@@ -120,36 +116,3 @@ class TestSqlOnPostgres(BrokerConformance, capabilities=PostgresDatabase.capabil
                 assert [trap.is_set() for trap in traps] == [True] * 3
                 assert await effects(world) == [("a", n) for n in range(3)]
                 assert await fetch(world, "SELECT state, count(*) FROM dj_outcome GROUP BY state") == [(1, 3)]
-
-    @case("C45")
-    async def test_connections_that_keep_breaking_lose_nothing_and_double_nothing(self) -> None:
-        """All connections are cut again and again while events are published and handled: one effect for each."""
-        stage = Stage()
-        stage.reaction(ordered=True)
-        async with Proxy("127.0.0.1", self.port) as proxy, self.playing(stage, url=self.through(proxy)) as world:
-            tasks, accepted, done = Tasks("cutter"), list[tuple[str, int]](), asyncio.Event()
-
-            async def cut() -> None:
-                while not done.is_set():
-                    proxy.cut()
-                    await world.runtime.node.clock.sleep(0.03)
-
-            cutter = tasks.spawn(cut(), name="cutter")
-            for n in range(200):
-                (outcome,) = await outcomes_of(world.publish(Told(line=str(n % 5), n=n)))
-                if outcome is None:
-                    accepted.append((str(n % 5), n))
-                await world.runtime.node.clock.sleep(0)
-            done.set()
-            await cutter
-
-            async def all_there() -> bool:
-                (outcome,) = await outcomes_of(effects(world))
-                return isinstance(outcome, list) and set(accepted) <= set(outcome)
-
-            await until(world, all_there, "every accepted event")
-            await world.settle()
-            found = await effects(world)
-            kept = await fetch(world, "SELECT count(*) FROM dj_outbox")
-
-            assert len(found) == len(set(found)) == kept[0][0]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
 from dujiang.backends.postgres.database import PostgresDatabase
 from dujiang.data.database import (
+    VITAL,
     Conflict,
     Connection,
     DatabaseRefused,
@@ -29,6 +32,12 @@ from dujiang.testing.proxy import Proxy
 from dujiang.testing.servers import PostgresServer
 
 SLEEP = Sql("test_sleep", "SELECT pg_sleep($1::float8)", "Takes its time.")
+MANY = Sql(
+    "test_many",
+    """SELECT cardinality($1::bigint[]), cardinality($2::text[]), cardinality($3::bytea[]), cardinality($4::float8[]),
+              cardinality($5::boolean[])""",
+    "Counts what is in arrays.",
+)
 PID = Sql("test_pid", "SELECT pg_backend_pid()", "Says which process answers.")
 SESSIONS = Sql(
     "test_sessions",
@@ -188,10 +197,10 @@ class TestLostCommit:
         """The connection breaks while the server still commits: its process is ended, then the body runs again.
 
         Without that, "its row is not there" would be true for a moment only. Method: a deferred trigger makes COMMIT take
-        0.5 s, and the connection is cut in that time.
+        5 s, and the connection is cut in that time.
         """
         async with proxied(shared) as (proxy, database):
-            slow_commit(shared, 0.5)
+            slow_commit(shared, 5.0)
             node, tasks, body = Node.system("test"), Tasks("test"), Adding()
             writing = tasks.spawn(database.write(body, settle=by_row), name="writer")
             async with asyncio.timeout(5):
@@ -416,6 +425,35 @@ class TestSessions:
 
                 assert await run(pid) != before
 
+    async def test_a_caller_that_leaves_while_its_connection_is_made_leaves_it_whole(
+        self, shared: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cancelled in the instant in which the socket opens: nobody complains of a lost answer, and the next one uses it."""
+        loop, complaints, opened_count = asyncio.get_running_loop(), list[str](), [0]
+        loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        tasks, original = Tasks("leaver"), loop.create_connection
+
+        async def leaving(make: Any, *args: Any, **options: Any) -> Any:
+            def made() -> Any:
+                opened_count[0] += 1
+                leaver.cancel()
+                return make()
+
+            return await original(made, *args, **options)
+
+        async with opened(shared.url(), "pool_size=2") as database, database.held():
+            monkeypatch.setattr(loop, "create_connection", leaving)
+            leaver = tasks.spawn(database.statement(ONE), name="leaver")
+            (left,) = await outcomes_of(leaver)
+            rows = await database.statement(ONE)
+            monkeypatch.undo()
+            gc.collect()
+
+        assert isinstance(left, asyncio.CancelledError)
+        assert len(rows) == 1
+        assert opened_count == [1]
+        assert complaints == []
+
     async def test_stop_leaves_no_session(self, shared: PostgresServer) -> None:
         """After stop the server knows nobody of that node."""
         async with opened(shared.url()) as witness:
@@ -440,7 +478,7 @@ class TestSessions:
             async def body(connection: Connection) -> tuple[Any, ...]:
                 return tuple((await connection.fetch(shown))[0])
 
-            limits = ("7s", "300ms", "1min", "UTC")
+            limits = ("7s", "300ms", "5s", "UTC")
             assert await database.write(body) == (*limits, "read committed", "off")
             assert await database.write(body, isolation="serializable") == (*limits, "serializable", "off")
             assert await database.read(body) == (*limits, "read committed", "on")
@@ -471,6 +509,20 @@ class TestSessions:
 
             assert isinstance(outcome, Conflict)
             assert (runs, outcome.runs) == (5, 5)
+
+    async def test_what_keeps_the_lease_waits_for_no_pool(self, shared: PostgresServer) -> None:
+        """While every connection is held by transactions that wait, a vital call is served at once."""
+        async with opened(shared.url(), "pool_size=1&reader_pool_size=1&wait=50ms") as database, database.held():
+            (refused,) = await outcomes_of(database.statement(ONE))
+            token = VITAL.set(True)
+            try:
+                rows = await database.statement(ONE)
+                again = await database.write(lambda connection: connection.fetch(ONE))
+            finally:
+                VITAL.reset(token)
+
+        assert isinstance(refused, DeadlinePassed)
+        assert len(rows) == len(again) == 1
 
     async def test_a_migration_under_prepared_statements_is_not_noticed(self, shared: PostgresServer) -> None:
         """A column that is added between two writes, or two statements, fails neither."""
@@ -555,3 +607,48 @@ class TestRoundTrips:
         listening.close()
 
         assert seen[2:] == [7, 8]
+
+
+class TestArrays:
+    async def test_a_new_connection_asks_the_catalog_for_no_array(
+        self, shared: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first connection learns what arrays are made of; a transaction on a later one sends its own statements only."""
+        asked: list[Any] = []
+        introspect = asyncpg.Connection._introspect_types
+
+        async def counted(self: Any, numbers: Any, limit_s: Any) -> Any:
+            asked.append(numbers)
+            return await introspect(self, numbers, limit_s)
+
+        monkeypatch.setattr(asyncpg.Connection, "_introspect_types", counted)
+        async with opened(shared.url()) as database:
+            assert len(asked) == 1
+
+            together = asyncio.Barrier(3)
+
+            async def body(connection: Connection) -> Any:
+                await together.wait()  # Each has a connection of its own.
+                return await connection.fetch(MANY, [1, 2], ["a"], [b"b"], [0.5], [True])
+
+            found = await all_of(*(database.write(body) for _ in range(3)))
+
+            assert [tuple(row) for rows in found for row in rows] == [(2, 1, 1, 1, 1)] * 3
+            assert len(asked) == 1
+
+
+class TestGone:
+    async def test_a_backend_whose_client_is_gone_ends(self, shared: PostgresServer) -> None:
+        """A cut connection's statement, which would take a minute, is over within seconds: it holds no locks for nobody."""
+        async with proxied(shared) as (proxy, database):
+            clock, tasks = Node.system("test").clock, Tasks("test")
+            running = tasks.spawn(database.statement(SLEEP, 29.0), name="statement")
+            sleeping = """SELECT count(*) FROM pg_stat_activity
+                WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%' AND pid <> pg_backend_pid()"""
+            async with asyncio.timeout(15):
+                while "1" not in shared.execute(sleeping):
+                    await clock.sleep(0.01)
+                proxy.cut()
+                await outcomes_of(running)
+                while "0" not in shared.execute(sleeping):
+                    await clock.sleep(0.01)

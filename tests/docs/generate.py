@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import sys
@@ -23,10 +24,12 @@ import dujiang
 from dujiang.data import columns, database, types
 from dujiang.gateway.problems import faces_caller
 from dujiang.kernel.errors import DujiangError
+from dujiang.kernel.problem import INPUT_CODES
 from dujiang.messaging import broker
 from dujiang.settings.declared import OPERATIONAL, SETTINGS
 from dujiang.telemetry import events
 from dujiang.telemetry.metrics import METRICS
+from dujiang.testing import history
 from tests.tidy import api
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -40,6 +43,8 @@ WITHOUT_CLIENTS = (
     "dujiang.testing.",
     "dujiang.backends.table",
     "dujiang.app.schema",
+    "dujiang.contracts.",
+    "dujiang.drill.",
 )
 ENTRY = re.compile(r"(\*{0,2}[\w, ]+): (.*)")
 # A sentence ends at a full stop before a space and something that begins one; "e.g." and "1." end none.
@@ -85,8 +90,9 @@ def errors_page() -> str:
     head = sentences(
         "Every error has a code that never changes its meaning, and a move that says whose turn it is. "
         "The HTTP status and whether work is tried again follow from the move, unless the class names a closer status. "
-        "A response is `application/problem+json`; its `type` is `/docs/errors#` and the code, which is the anchor on this "
-        "page. The server does not serve this page yet."
+        "A response is `application/problem+json`; its `type` is the address of a page about its code, "
+        "`/docs/errors/` and the code, which the server itself serves. `/docs/errors` lists all of them, "
+        "an application's own refusals included."
     )
     moves = (
         "| move | whose turn | HTTP | a reaction |\n|---|---|---|---|\n"
@@ -104,8 +110,39 @@ def errors_page() -> str:
         "An `HTTPException` gets the words of its status as its code, for example `not_found` or `forbidden`. "
         "An exception that is none of these is `internal`, 500, move `report`."
     )
+    inputs = sentences(
+        "When one thing is wrong with the values of a request, or several that share a code, that code is the answer's: "
+        "422, move `fix`, with the places in the member `errors`. A code that a field type of an application invents "
+        "leads to `invalid_body`."
+    )
     parts = ["# Errors\n", head, moves, inside, others, f"| code | move | HTTP | what |\n|---|---|---|---|\n{rows}"]
-    return "\n\n".join([*parts, *(error_section(kind) for kind in kinds)])
+    told = "\n".join(f"| `{code}` | {means} |" for code, means in INPUT_CODES.items())
+    tail = f"## Values that are not taken\n\n{inputs}\n\n| code | what |\n|---|---|\n{told}"
+    return "\n\n".join([*parts, *(error_section(kind) for kind in kinds), tail])
+
+
+def errors_data() -> str:
+    """src/dujiang/gateway/errors.json: what the server tells of the package's own codes (gateway/pages.py)."""
+    kinds = sorted(error_classes(), key=lambda kind: kind.code)
+    return json.dumps([told_of(kind) for kind in kinds], indent=1, ensure_ascii=False)
+
+
+def told_of(kind: type[DujiangError]) -> dict[str, Any]:
+    """One code."""
+    title, _, text = inspect.cleandoc(kind.__doc__ or "").partition("\n")
+    status = status_seen(kind)
+    # A sentence that is nothing but a value says nothing without it.
+    says, cure = ("" if PLACEHOLDER.fullmatch(each) else each for each in (kind.says, kind.cure))
+    return {
+        "code": kind.code,
+        "title": title.rstrip("."),
+        "move": kind.move if status in {"-", str(kind.http_status())} else "report",
+        "status": "" if status == "-" else status,
+        "text": text.strip("\n"),
+        "says": says,
+        "cure": cure,
+        "values": list(getattr(kind, "__dataclass_fields__", ())),
+    }
 
 
 def error_section(kind: type[DujiangError]) -> str:
@@ -233,6 +270,24 @@ def broker_page() -> str:
     return port_page("broker", broker, broker.Broker, broker.BrokerCapabilities)
 
 
+def history_page() -> str:
+    """docs/reference/history.md: the record, and each checker with what it promises, costs, and cannot see."""
+    parts = ["# Histories and their checkers\n", prose(history.__doc__ or "")]
+    shown = sentences(
+        "[How to check a history](../howto/check-a-history.md) shows one from its first line to its verdict."
+    )
+    parts.append(shown)
+    by_module: dict[str, list[str]] = {}
+    for name in history.__all__:
+        module = getattr(getattr(history, name), "__module__", "")
+        if module.startswith(history.__name__):
+            by_module.setdefault(module, []).append(name)
+    for module, names in sorted(by_module.items(), key=lambda each: (not each[0].endswith("record"), each[0])):
+        parts += [f"## {module.rpartition('.')[2]}", prose(importlib.import_module(module).__doc__ or "")]
+        parts += [public_name(f"{module}.{name}", getattr(history, name)) for name in names]
+    return "\n\n".join(parts)
+
+
 def prose(doc: str) -> str:
     """A docstring as Markdown: one sentence a line, lists as lists, pictures as they are."""
     parts = []
@@ -288,17 +343,21 @@ def sentences(text: str) -> str:
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "../src/dujiang/gateway/errors.json": errors_data,
     "errors.md": errors_page,
     "reference/api.md": api_page,
     "reference/broker.md": broker_page,
     "reference/database.md": database_page,
     "reference/events.md": events_page,
+    "reference/history.md": history_page,
     "reference/settings.md": settings_page,
 }
 
 
 def made(name: str) -> str:
     """A page as the code says it now."""
+    if name.endswith(".json"):
+        return f"{PAGES[name]()}\n"
     return f"{MADE}\n{PAGES[name]().replace(chr(10) * 3, chr(10) * 2).rstrip()}\n"
 
 

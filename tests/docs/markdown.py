@@ -27,6 +27,7 @@ LONG_ID = re.compile(r"\d{15,20}")
 PORT_SHOWN = "127.0.0.1:8000"
 # A reaction in another process is woken at the latest by its own look, once a second; a request takes 10 ms, a command 1 s.
 TRIES_OF_REQUEST, TRIES_OF_COMMAND = 500, 10
+COMMAND_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Reader:
                 env=self.env(),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=COMMAND_S,
                 check=False,
             )
             printed, errors = done.stdout.replace("\r\n", "\n").strip(), done.stderr

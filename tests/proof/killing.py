@@ -39,12 +39,16 @@ ORDER = {"user_id": 1, "items": ["itemA", {"sku": "mouse", "quantity": 2}]}
 APP = "trial_app:app"
 
 # The shop, and a reaction that fails at the first try of each life after it has written: a retry is a crash point too.
+# Another one tells the world outside, which is a file: a line for each run, with the key of the call.
 SOURCE = """
-from dujiang import App, Id, Model, Module, Read, Retry, Tx
+import os
+
+from dujiang import App, Call, Id, Model, Module, Read, Retry, Tx
 from dujiang.data.sql import Sql
 from dujiang.systems.shop import shop
 from dujiang.systems.shop.tables import stock
 from dujiang.systems.shop.contract import StockReserved
+from dujiang.kernel.context import current
 from dujiang.testing.harness import OPEN
 
 ADD = Sql("trial_add", "INSERT INTO trial_seen (id, order_id) VALUES ($1, $2)", "Notes an effect.")
@@ -72,9 +76,21 @@ async def see(tx: Tx, event: StockReserved) -> None:
         raise RuntimeError("the first try of each life fails")
 
 
+@trial.external
+async def tell_outside(key: str, order_id: int) -> None:
+    file = os.open("outside.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.write(file, f"{key} {order_id}\\n".encode())
+    os.close(file)
+
+
+@trial.react(StockReserved, retry=Retry(attempts=1000, base="5ms", cap="50ms"))
+async def tell(call: Call, event: StockReserved) -> None:
+    await tell_outside(call.key, event.order_id)
+
+
 @trial.read("GET /trial/open")
 async def still_open(db: Read) -> Open:
-    row = (await db.fetch(OPEN))[0]
+    row = (await db.fetch(OPEN, current().node.clock.now_us()))[0]
     return Open(unrouted=row[0], ready=row[1], running=row[2])
 
 
@@ -225,11 +241,16 @@ class Trial:
             "SELECT s.name, count(*), count(DISTINCT o.seq) FROM dj_outcome o JOIN dj_subscription s"
             " ON s.sub_id = o.sub_id WHERE o.state = 1 GROUP BY s.name ORDER BY s.name"
         )
-        assert done == [("shop.reserve_stock", count, count), ("trial.see", count, count)]
+        assert done == [(name, count, count) for name in ("shop.reserve_stock", "trial.see", "trial.tell")]
+        told = {tuple(line.split()) for line in (self.folder / "outside.txt").read_text().splitlines()}
+        assert sorted(order for _, order in told) == promised, "an order was not told, or under two keys"
+        assert len({key for key, _ in told}) == len(promised), "two orders were told under one key"
 
 
-def new_trial(kind: str, folder: Path, server: Callable[[], PostgresServer], *, seed: int = 1) -> Trial:
-    """A trial on an empty store: `sqlite`, or a database of its own on the private server."""
+def new_trial(
+    kind: str, folder: Path, server: Callable[[], PostgresServer], *, broker: str = "", seed: int = 1
+) -> Trial:
+    """A trial on an empty store: `sqlite`, or a database of its own on the private server; events go by `broker`."""
     if kind == "sqlite":
         return Trial(folder, {}, lambda statement: read_file(folder / "var" / "app.db", statement), seed)
     postgres = server()
@@ -240,7 +261,7 @@ def new_trial(kind: str, folder: Path, server: Callable[[], PostgresServer], *, 
         text = postgres.execute(statement, database=name)
         return [tuple(line.split("|")) for line in text.splitlines()]
 
-    return Trial(folder, {"database": url}, read, seed)
+    return Trial(folder, {"database": url, **({"broker": broker} if broker else {})}, read, seed)
 
 
 def read_file(path: Path, statement: str) -> Rows:

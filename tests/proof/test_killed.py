@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dujiang.telemetry.crash import CRASH_POINTS
+from dujiang.testing.rabbit import RabbitServer
 from dujiang.testing.servers import PostgresServer
 from tests.proof.killing import new_trial
 
@@ -17,6 +18,7 @@ PASSES = [1, 2, 3]
 RANDOM_S = 120.0
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_store_outlives_every_crash_point(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """One store, and a life that ends at each named point in turn; a point that is never reached fails.
@@ -24,6 +26,21 @@ def test_a_store_outlives_every_crash_point(kind: str, tmp_path: Path, request: 
     Method: thirteen processes one after another, each armed with the next point; then one that is let alone.
     """
     trial = new_trial(kind, tmp_path, lambda: request.getfixturevalue("postgres"))
+
+    for point in CRASH_POINTS:
+        trial.die_at(f"{point}:1")
+
+    trial.end_well()
+    assert trial.deaths == len(CRASH_POINTS)
+    assert trial.answered
+
+
+@pytest.mark.proof
+def test_a_store_behind_rabbitmq_outlives_every_crash_point(
+    tmp_path: Path, postgres: PostgresServer, rabbit: RabbitServer
+) -> None:
+    """The same with a broker outside the store: what was published and not marked, or taken and not acknowledged, repeats."""
+    trial = new_trial("rabbitmq", tmp_path, lambda: postgres, broker=rabbit.url("killed"))
 
     for point in CRASH_POINTS:
         trial.die_at(f"{point}:1")

@@ -11,6 +11,9 @@ from dujiang.testing.servers import PostgresServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Imported by the test modules here, so that the stores and the rule about skips of this folder hold for them.
+pytest.register_assert_rewrite("dujiang.systems.shop.tests.test_shop", "dujiang.systems.starter.tests.test_starter")
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:

@@ -5,6 +5,7 @@ The numbers are those of the corpus; the forms that only a raw socket can send a
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
 from typing import Any
@@ -35,6 +36,7 @@ BODIES = [
     (6, b'{"items":["itemA"],"user_id":1,"user_id":2}', 400, "duplicate_key"),
     (7, b"[" * 100_000, 400, "too_deep"),
     (8, b'{"items":["itemA"],"user_id":' + b"9" * 5000 + b"}", 400, "number_too_long"),
+    (9, ordered(product_id="itemA", items=None, quantity=2**63), 422, "out_of_range"),
     (10, ordered(product_id="itemA", items=None, quantity=1.5), 422, None),
     (11, ordered(product_id="itemA", items=None, quantity="1"), 422, None),
     (12, ordered(product_id="itemA", items=None, quantity=True), 422, None),
@@ -90,10 +92,17 @@ class TestHeads:
         ("number", "method", "path", "headers", "status", "code"),
         [
             (23, "GET", f"{ORDERS}/../../etc/passwd", {}, 400, None),
+            (24, "GET", f"{ORDERS}/1%00", {}, 400, "bad_path"),
             (25, "GET", f"{ORDERS}/1 OR 1=1", {}, 422, None),
             (26, "GET", f"{ORDERS}/'; drop table", {}, 422, None),
+            (43, "GET", f"{ORDERS}/1", {"host": "evil.example"}, 421, "foreign_host"),
+            (44, "GET", f"{ORDERS}/1", {"x": "x" * 100_000}, 431, "headers_too_large"),
+            (50, "GET", f"{ORDERS}/{'1' * 10_240}", {}, 414, "target_too_long"),
             (51, "DELETE", ORDERS, {}, 405, "method_not_allowed"),
+            (51, "FOO", ORDERS, {}, 405, "method_not_allowed"),
+            (52, "TRACE", ORDERS, {}, 405, "method_not_allowed"),
             (53, "POST", ORDERS, {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+            (54, "POST", ORDERS, {"content-encoding": "gzip"}, 415, "content_coding"),
             (55, "POST", ORDERS, {"content-encoding": "br"}, 415, None),
             (56, "GET", f"{ORDERS}/1", {"accept": "image/png"}, 406, "not_acceptable"),
             (58, "POST", ORDERS, {"idempotency-key": "k" * 256}, 400, "idempotency_key_malformed"),
@@ -110,7 +119,40 @@ class TestHeads:
             assert answer.status == status, (number, answer.body)
             assert code is None or answer.json["code"] == code
             assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.status != 405 or "POST" in answer.headers["allow"].split(", ")
+            assert (await world.get(answer.json["type"])).status == 200
             assert await untouched(world)
+
+    async def test_a_key_belongs_to_one_request(self) -> None:
+        """60: another body under a key that was used is refused, and the first answer stays under it."""
+        async with running(app) as world:
+            first = await world.post(ORDERS, GOOD, key="k")
+            other = await world.post(ORDERS, {**GOOD, "user_id": 2}, key="k")
+            again = await world.post(ORDERS, GOOD, key="k")
+
+            assert (first.status, other.status, other.json["code"]) == (201, 422, "idempotency_key_reused")
+            assert (again.body, again.headers["idempotent-replayed"]) == (first.body, "true")
+
+    async def test_a_key_whose_request_is_in_flight_says_when_to_come_back(self) -> None:
+        """61: while the first request works, its twin waits as long as it wants to, then 409 with Retry-After; then 201."""
+        slow, holds, release = Module("slow"), asyncio.Event(), asyncio.Event()
+
+        @slow.write("POST /slow")
+        async def work(tx: Tx, body: NewOrder) -> NewOrder:
+            """Wait."""
+            holds.set()
+            await release.wait()
+            return body
+
+        async with running(App(modules=[slow])) as world, asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(world.post("/slow", GOOD, key="k"))
+            await holds.wait()
+            early = await world.post("/slow", GOOD, key="k", headers={"x-dj-timeout-ms": "20"})
+            release.set()
+            late = await world.post("/slow", GOOD, key="k")
+
+            assert (early.status, early.json["code"], early.headers["retry-after"]) == (409, "in_flight", "1")
+            assert (late.status, late.body) == (201, (await first).body)
 
     async def test_a_required_key_is_asked_for(self) -> None:
         """57: a route that requires a key says so, and takes the request with one."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends
+from pydantic import Field
 from sqlalchemy import Column, MetaData, Table, Text, delete, func, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dujiang import App, Model, Module, Read, Refusal, Tx
 from dujiang.app.composition import Composition
 from dujiang.data.database import OutcomeUnknown
+from dujiang.data.sql import Sql
 from dujiang.data.transaction import NestedTransaction
+from dujiang.gateway.idempotency import FINGERPRINT_VERSION
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.tasks import all_of
 from dujiang.testing.harness import World, running
@@ -26,6 +31,20 @@ class Note(Model):
     """A note."""
 
     name: str
+
+
+class ColouredNote(Note):
+    """The note of a later release."""
+
+    colour: str = "blue"
+    number: int = Field(default_factory=itertools.count().__next__)
+
+
+STORED_BY_ANOTHER = Sql(
+    "seams_stored_by_another",
+    "UPDATE dj_idempotency SET fingerprint_version = $1, fingerprint = $2 RETURNING 1",
+    "Makes every key one that another release stored.",
+)
 
 
 class No(Refusal):
@@ -165,6 +184,63 @@ class TestKeys:
 
             assert (first.status, again.status) == (201, 409)
 
+    @pytest.mark.parametrize("batch", [0, 8])
+    async def test_a_key_that_another_release_stored_is_replayed_by_the_key_alone(self, store: str, batch: int) -> None:
+        """A fingerprint made in another way cannot be compared: an honest retry is replayed and never refused."""
+        seams, runs = Module("seams"), [0]
+
+        if batch:
+
+            @seams.write("POST /notes", batch=batch)
+            async def add_all(tx: Tx, bodies: list[Note]) -> list[Note]:
+                """Count the runs."""
+                runs[0] += len(bodies)
+                return bodies
+        else:
+
+            @seams.write("POST /notes")
+            async def add(tx: Tx, body: Note) -> Note:
+                """Count the runs."""
+                runs[0] += 1
+                return body
+
+        async with running(App(modules=[seams]), database=store) as world:
+            first = await world.post("/notes", {"name": "a"}, key="k")
+            misused = await world.post("/notes", {"name": "b"}, key="k")
+            for version in (FINGERPRINT_VERSION - 1, FINGERPRINT_VERSION + 1):
+                await world.runtime.database.statement(STORED_BY_ANOTHER, version, b"made in another way")
+                again = await world.post("/notes", {"name": "a"}, key="k")
+
+                assert (again.status, again.body) == (first.status, first.body)
+                assert again.headers["idempotent-replayed"] == "true"
+            assert (misused.status, misused.json["code"]) == (422, "idempotency_key_reused")
+            assert runs == [1]
+
+    async def test_a_field_that_a_release_adds_changes_no_fingerprint(self, store: str, tmp_path: Path) -> None:
+        """A retry that reaches a release whose body has one more field, with a default, is a replay."""
+        before, after = Module("seams"), Module("seams")
+
+        @before.write("POST /notes", name="add")
+        async def add(tx: Tx, body: Note) -> Note:
+            """The name again."""
+            return Note(name=body.name)
+
+        @after.write("POST /notes", name="add")
+        async def add_coloured(tx: Tx, body: ColouredNote) -> Note:
+            """The name again."""
+            return Note(name=body.name)
+
+        kept = store or f"sqlite:///{tmp_path}/app.db"
+        async with running(App(modules=[before]), database=kept) as world:
+            first = await world.post("/notes", {"name": "a"}, key="k")
+        async with running(App(modules=[after]), database=kept) as world:
+            again = await world.post("/notes", {"name": "a"}, key="k")
+            other = await world.post("/notes", {"name": "a", "colour": "red"}, key="k")
+
+            assert (first.status, again.status, again.body) == (201, 201, first.body)
+            assert again.headers["idempotent-replayed"] == "true"
+            assert other.status == 422
+
 
 class TestTransactions:
     """What stays inside one transaction."""
@@ -243,6 +319,32 @@ class TestTransactions:
 
             assert codes == [NestedTransaction.code] * 2
             assert await names(world) == ["later"]
+
+    @pytest.mark.parametrize(("later", "sizes"), [(3, [1, 3]), (6, [1, 4, 2])])
+    async def test_those_who_wait_share_the_next_transaction(self, later: int, sizes: list[int]) -> None:
+        """While a batch is under way the next gathers; a second one beside it begins when half a batch waits.
+
+        Method: the first call holds its transaction; the others come one after the other.
+        """
+        seams, seen, go = Module("seams"), list[int](), asyncio.Event()
+
+        @seams.write(batch=8)
+        async def many(_tx: Tx, bodies: list[Note]) -> list[Note]:
+            """Note the size."""
+            seen.append(len(bodies))
+            await go.wait()
+            return bodies
+
+        async with running(App(modules=[seams])) as world:
+            calls = []
+            for number in range(1 + later):
+                calls.append(asyncio.ensure_future(world.runtime.run(many, [Note(name=str(number))], {})))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(*calls)
+
+        assert seen == sizes
 
     async def test_a_batch_of_unknown_outcome_is_not_run_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch whose commit got no reply answers 503 for each member and has run once."""

@@ -58,6 +58,11 @@ DRIVERS = frozenset(
 # (module, banned name) -> why it may. Short on purpose: most wishes for a line here are wishes for a parameter.
 ALLOWED: dict[tuple[str, str], str] = {
     ("dujiang.testing.servers", "time"): "Waits for a real server of another program, before any runtime exists.",
+    ("dujiang.testing.rabbit", "time"): "Waits for a real server of another program, before any runtime exists.",
+    ("dujiang.drill.escape", "time"): "Puts a machine's virtual clock in the place of the module's functions.",
+    ("dujiang.drill.escape", "random"): "Puts the run's chance in the place of the module's.",
+    ("dujiang.drill.escape", "os.urandom"): "As above.",
+    ("dujiang.drill.escape", "datetime.datetime.now"): "As above, for code that runs on no machine.",
 }
 
 SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|VALUES|DEFAULT|WHERE|CREATE TABLE)\b")
@@ -69,7 +74,7 @@ SQL_CALLS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # The one statement, by the name it carries, that may look at a server's clock: it measures how far that is from ours.
-SQL_CLOCK_NAME = "doctor_clock"
+SQL_CLOCK_NAME = "store_clock"
 SQLALCHEMY_CALLS = frozenset("now random current_timestamp current_date current_time localtimestamp sysdate".split())
 
 

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("drill",),
     ("testing",),
+    ("contracts",),
     (FACE, "columns"),
     ("app",),
     ("module", "settings", "console"),

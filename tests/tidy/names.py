@@ -16,6 +16,7 @@ DOTTED = re.compile(r"(dujiang(?:\.\w+)+)(?::\w+)?")
 ENTRIES = {
     "dujiang.cli.main": "The console script of pyproject.toml.",
     "dujiang.columns": "Public: column types.",
+    "dujiang.drill.marker": "A plugin of pytest; the entry point of pyproject.toml.",
     "dujiang.telemetry.events": "Public: the table of spans and metrics; docs/reference/events.md is made from it.",
 }
 

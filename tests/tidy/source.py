@@ -6,6 +6,7 @@ Every checker is a function from a `Source` to findings, so that a test can feed
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "dujiang"
+SHIPPED_TESTS = re.compile(r"src/dujiang/systems/\w+/tests/")
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -142,13 +144,14 @@ def read(path: Path, base: Path) -> Source:
 
 
 def product() -> tuple[Source, ...]:
-    """The files of the package itself."""
-    return sources(PACKAGE)
+    """The files of the package itself, without the tests that are shipped with a system."""
+    return tuple(source for source in sources(PACKAGE) if not SHIPPED_TESTS.match(source.path))
 
 
 def suite() -> tuple[Source, ...]:
-    """The files of the test suite."""
-    return sources(ROOT / "tests")
+    """The files of the test suite, and the tests that are shipped with a system."""
+    shipped = (source for source in sources(PACKAGE) if SHIPPED_TESTS.match(source.path))
+    return (*sources(ROOT / "tests"), *shipped)
 
 
 def benches() -> tuple[Source, ...]:

@@ -91,8 +91,8 @@ class TestTheChecker:
     @pytest.mark.parametrize(
         "text",
         [
-            'X = Sql("doctor_clock", "SELECT clock_timestamp()", "Samples the offset.")',
-            'X = Sql(\n    "doctor_clock",\n    "SELECT "\n    "clock_timestamp()",\n    "Samples the offset.",\n)',
+            'X = Sql("store_clock", "SELECT clock_timestamp()", "Samples the offset.")',
+            'X = Sql(\n    "store_clock",\n    "SELECT "\n    "clock_timestamp()",\n    "Samples the offset.",\n)',
             'X = "SELECT now_us FROM t WHERE due_us <= :now"',
             'def f():\n    """SELECT now() is not what we do."""',
             'says("it is known now (and then)")',

@@ -178,6 +178,8 @@ URLS = [
     pytest.param("mongodb://a/b", "known are sqlite:, postgresql:", id="20-unknown"),
     pytest.param(f"postgresql://app:{SECRET}@x@localhost/shop", "more than one @ before its host", id="21-at"),
     pytest.param(f"postgresql://app:{SECRET}/x@localhost/shop", "no number as its port", id="21-slash"),
+    pytest.param("postgresql://app@a:5432,b:x/shop", "no number as its port", id="21-second-host"),
+    pytest.param("postgresql://app@a:5432,b:99999/shop", "a port outside 1 to 65535", id="21-second-port"),
     pytest.param(f"postgresql://app:{SECRET}?x@localhost/shop", "no number as its port", id="21-question"),
     pytest.param(f"postgresql://app:{SECRET}#x@localhost/shop", "no number as its port", id="21-hash"),
     pytest.param(f"postgresql://app:{SECRET}:x@localhost/shop", "more than one : in its user part", id="21-colon"),
@@ -218,10 +220,20 @@ class TestUrl:
 
         assert "pip install 'dujiang[postgres]'" in problem
 
+    def test_several_hosts_are_one_database(self, tmp_path: Path) -> None:
+        """PostgreSQL may be named by several hosts, shown as they are; a broker takes one."""
+        url = "postgresql://a:5432,[::1]:5433/shop?target_session_attrs=read-write"
+
+        assert resolve({"database": url}, {}, tmp_path).database == url
+        assert masked(url) == url
+        with pytest.raises(SettingsRefused, match="names several hosts, and 'amqp' takes one"):
+            resolve({"broker": "amqp://a:5672,b:5672/x"}, {}, tmp_path)
+
     @pytest.mark.parametrize(
         "url",
         [
             f"postgresql://app:{SECRET}@db:5432/shop",
+            f"postgresql://app:{SECRET}@a:5432,b:5432/shop",
             f"postgresql://app:{SECRET}@[::1]:5432/shop?sslmode=require",
             f"postgresql://db/shop?user=app&password={SECRET}",
             f"postgresql://db/shop?replicas=postgresql://app:{SECRET}@r/shop",

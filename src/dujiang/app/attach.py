@@ -51,13 +51,18 @@ def attach(app: App, fastapi: FastAPI) -> None:
     from starlette.routing import Route  # noqa: PLC0415
 
     from dujiang.app.composition import Composition  # noqa: PLC0415
-    from dujiang.gateway.problems import answer_of_exception  # noqa: PLC0415
+    from dujiang.gateway.openapi import complete_openapi  # noqa: PLC0415
+    from dujiang.gateway.pages import ErrorPages  # noqa: PLC0415
+    from dujiang.gateway.problems import PAGES, answer_of_exception  # noqa: PLC0415
     from dujiang.kernel.errors import DujiangError  # noqa: PLC0415
 
     inner = fastapi.router.lifespan_context
     routes = [route for route in Composition(app).routes if not route.path.startswith(OPERATIONS)]
+    complete_openapi(fastapi)
     fastapi.router.routes.extend(routes)
     fastapi.router.routes.append(Route(f"{OPERATIONS}{{rest:path}}", Front(), include_in_schema=False))
+    for path in (PAGES, f"{PAGES}/{{code}}"):  # Where the `type` of a problem document leads.
+        fastapi.router.routes.append(Route(path, ErrorPages(), methods=["GET"], include_in_schema=False))
 
     @asynccontextmanager
     async def both(application: Any) -> AsyncIterator[dict[str, Any]]:

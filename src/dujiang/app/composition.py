@@ -9,9 +9,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from dujiang.gateway.handler import provided, where_of
-from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_model
-from dujiang.kernel.errors import Declared, Refusal
+from dujiang.accept import Accept
+from dujiang.console.operations import OperatorOnly
+from dujiang.gateway.handler import is_response, members_of, provided, union_of, where_of
+from dujiang.gateway.openapi import complete_openapi
+from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_body
+from dujiang.kernel.errors import Declared, DujiangError, Refusal
 from dujiang.react import Reaction
 
 if TYPE_CHECKING:
@@ -20,6 +23,16 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dujiang.app.declaration import App
+    from dujiang.messaging.message import Readable
+    from dujiang.messaging.subscription import Subscription
+
+
+def composed(app: App) -> Composition:
+    """The composition of an app, made once and kept with it; anew when something was mounted since."""
+    found: tuple[int, Composition] | None = app.__dict__.get("dujiang_composed")
+    if found is None or found[0] != len(app.mounts):
+        found = app.__dict__["dujiang_composed"] = (len(app.mounts), Composition(app))
+    return found[1]
 
 
 class Composition:
@@ -41,6 +54,19 @@ class Composition:
         """What the app injects into a verb, by parameter."""
         return self._provided[verb]
 
+    def subscriptions(self) -> list[Subscription]:
+        """Every reaction and job of the app as messaging sees it."""
+        owners = [verb for verb in self.app.verbs() if isinstance(verb, (Reaction, Accept))]
+        return [verb.subscription(self._provided[verb]) for verb in owners]
+
+    def jobs(self) -> list[Accept[*tuple[Any, ...], Any]]:
+        """Every job of the app."""
+        return [verb for verb in self.app.verbs() if isinstance(verb, Accept)]
+
+    def readables(self) -> set[Readable]:
+        """What reads the messages of each reaction and job."""
+        return {subscription.event for subscription in self.subscriptions()}
+
     def body_name(self, verb: Any) -> str | None:
         """The parameter that is the request's body, or None."""
         return self._bodies[verb]
@@ -54,27 +80,35 @@ class Composition:
         return get_args(hint)[0] if getattr(verb, "batch", 0) else hint
 
     def answer_type(self, verb: Any) -> Any:
-        """The type of the answer as a client gets it."""
+        """The type of a success as a client gets it: without refusals, and without what is no JSON; None = nothing."""
+        if "response_model" in verb.options:
+            return verb.options["response_model"]
+        left = [member for member in self._answers(verb) if not is_refusal(member) and not is_response(member)]
+        return union_of([member for member in left if member is not type(None)])
+
+    def absent(self, verb: Any) -> bool:
+        """Whether the handler may also return None."""
+        return type(None) in self._answers(verb)
+
+    def refuses(self, verb: Any) -> tuple[DujiangError, ...]:
+        """An example of each refusal that the handler declares in its answer."""
+        kinds = [member for member in self._answers(verb) if is_refusal(member) and member is not Refusal]
+        return tuple(example_of(kind) for kind in kinds)
+
+    def _answers(self, verb: Any) -> tuple[Any, ...]:
+        """What the handler says it returns, by member."""
         hint = verb.handler.answer
         if getattr(verb, "batch", 0) and get_origin(hint) is list:
             hint = get_args(hint)[0]
-        members = [
-            member for member in get_args(hint) if not (isinstance(member, type) and issubclass(member, Refusal))
-        ]
-        if members and len(members) < len(get_args(hint)):
-            union = members[0]
-            for member in members[1:]:
-                union = union | member
-            return union
-        return hint
+        return tuple(type(None) if member is None else member for member in members_of(hint))
 
     def _find_body(self, verb: Any) -> str | None:
         if verb.kind == "react":
             return None
         names = [
             name
-            for name, (hint, _) in verb.handler.parameters.items()
-            if name not in self._provided[verb] and is_model(hint)
+            for name, (hint, default) in verb.handler.parameters.items()
+            if name not in self._provided[verb] and is_body(hint, default)
         ]
         if len(names) > 1:
             where = where_of(verb.function)
@@ -104,6 +138,9 @@ class Composition:
                 options = dict(verb.options)
                 options.setdefault("status_code", verb.status)
                 options.setdefault("tags", [verb.name.split(".")[0]])
+                refuses = self.refuses(verb)
+                if path.startswith("/_dj/"):
+                    refuses = (*refuses, OperatorOnly())
                 options.setdefault("operation_id", verb.name.replace(".", "_") + (f"_{place}" if place else ""))
                 yield RouteSpec(
                     verb=verb,
@@ -111,12 +148,14 @@ class Composition:
                     method=method,
                     path=path,
                     provided=frozenset(self._provided[verb]),
-                    takes_key=verb.kind == "write",
+                    takes_key=verb.kind in ("write", "accept"),
                     key_required=getattr(verb, "key_required", False),
                     options=options,
                     body_name=self.body_name(verb),
                     body_type=self.body_type(verb),
                     answer_type=self.answer_type(verb),
+                    absent=self.absent(verb),
+                    refuses=refuses,
                 )
 
     @cached_property
@@ -125,6 +164,7 @@ class Composition:
         from fastapi import FastAPI  # noqa: PLC0415
 
         application = FastAPI(title=self.app.title, version=self.app.version, redirect_slashes=False)
+        complete_openapi(application)
         application.router.routes.extend(self.routes)
         for path, mounted in self.app.mounts:
             application.mount(path, mounted)
@@ -142,12 +182,29 @@ class Composition:
         return serve
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Every route and reaction, for `dujiang routes`."""
+        """Every route, reaction and job without a route, for `dujiang routes`."""
         for verb in self.app.verbs():
             common = {"kind": verb.kind, "name": verb.name, "handler": where_of(verb.function)}
             if isinstance(verb, Reaction):
                 yield {"method": "", "path": verb.event.event_name, **common}
+            elif isinstance(verb, Accept) and verb.route is None:
+                yield {"method": "", "path": "", **common}
             for text in (verb.route, *getattr(verb, "aliases", ())):
                 if text:
                     method, path = text.split(" ", 1)
                     yield {"method": method, "path": path, **common}
+
+
+def is_refusal(member: Any) -> bool:
+    """Whether a member of an answer's type is a refusal."""
+    return isinstance(member, type) and issubclass(member, Refusal)
+
+
+def example_of(kind: type[Refusal]) -> Refusal:
+    """A refusal for the documentation; a class that wants values gets none."""
+    try:
+        return kind()
+    except TypeError:
+        example = kind.__new__(kind)
+        Refusal.__init__(example)
+        return example

@@ -11,27 +11,31 @@ lifespan state; `TestClient(app)` works for the same reason. Inside an existing 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from dujiang.kernel.context import current
 from dujiang.kernel.errors import Declared, OutsideRuntime
+from dujiang.kernel.units import Duration, duration_s
+from dujiang.resilience.external import declared_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 
     from fastapi import FastAPI
 
     from dujiang.app.runtime import Runtime
-    from dujiang.module import Invariant, Module
-    from dujiang.react import Reaction
-    from dujiang.read import ReadVerb
+    from dujiang.gateway.client import DeclaredWorkload
+    from dujiang.jobs.enqueue import JobRef
+    from dujiang.jobs.view import JobView
+    from dujiang.module import Invariant, Module, Verb
+    from dujiang.resilience.external import External
     from dujiang.settings import Settings
-    from dujiang.write import Write
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -67,6 +71,12 @@ class App:
         self.title = title
         self.version = version
         self.mounts: list[tuple[str, Any]] = []
+        self._externals: list[External] = []
+        self._platform: list[Verb] = []
+        if any(verb.kind == "accept" for verb in self.verbs()):
+            from dujiang.app.status import status  # noqa: PLC0415  (an app without jobs loads nothing of it)
+
+            self._platform = status().verbs
         self._refuse_twins()
 
     def __repr__(self) -> str:
@@ -78,22 +88,76 @@ class App:
             ("modules are named", [module.name for module in self.modules]),
             ("verbs are named", self.names()),
             ("verbs take the route", routes),
+            ("externals are named", [external.name for external in self.externals()]),
         ):
             for name in names:
                 if names.count(name) > 1:
                     raise Declared(where=repr(self), what=f"two {what} {name}", how="rename one of them")
+        reactions: list[Any] = [verb for verb in self.verbs() if verb.kind == "react"]
+        stored = {name for verb in reactions for name in (verb.name, verb.event.event_name)}
+        for name in sorted(stored & self.renamed.keys()):
+            # Each start would take its work away from it again.
+            what, how = f"says that {name} was renamed or is gone, and has it", "take it out of `renamed`"
+            raise Declared(where=repr(self), what=what, how=how)
 
     def names(self) -> list[str]:
         """The stored names of all verbs."""
-        return [verb.name for module in self.modules for verb in module.verbs]
+        return [verb.name for verb in self.verbs()]
 
-    def verbs(self) -> list[Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any]]:
-        """All verbs, in the order of their declaration."""
-        return [verb for module in self.modules for verb in module.verbs]
+    def verbs(self) -> list[Verb]:
+        """All verbs, in the order of their declaration; last those of the platform itself."""
+        return [*(verb for module in self.modules for verb in module.verbs), *self._platform]
 
     def invariants(self) -> list[Invariant]:
         """All declared laws."""
         return [invariant for module in self.modules for invariant in module.invariants]
+
+    def workloads(self) -> list[DeclaredWorkload]:
+        """All declared workloads of a drill."""
+        return [workload for module in self.modules for workload in module.workloads]
+
+    def externals(self) -> list[External]:
+        """All functions that are named as effects outside."""
+        return [*(external for module in self.modules for external in module.externals), *self._externals]
+
+    @overload
+    def external(self, given: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+
+    @overload
+    def external(
+        self, given: str = "", /, *, key: Callable[..., Any] | None = None
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]: ...
+
+    def external(self, given: Any = "", /, *, key: Callable[..., Any] | None = None) -> Any:
+        """Name an async function as an effect outside; it stays a function with the same parameters.
+
+            @app.external
+            async def charge_card(key: str, amount: Decimal) -> str: ...
+
+            mail = app.external("mail", key=lambda letter: letter.id)(mailer.send)
+
+        Each call gets a span and is counted; inside an open transaction it is refused. In a drill the function stands for
+        the other side, and the way to it loses requests and answers, delays them, and delivers some twice.
+
+        Args:
+            given: The function, or the name under which reports and metrics show it; default: the function's.
+            key: How the idempotency key of a call follows from its arguments; default: the parameter `key`, or the first
+                whose name ends in `_key`.
+
+        Raises:
+            Declared: When it is not an async function, or another external has its name.
+        """
+        made = declared_in(self._externals, given, key)
+        if not isinstance(given, str):
+            self._refuse_twins()
+            return made
+
+        def declare(function: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+            found = made(function)
+            self._refuse_twins()
+            return found
+
+        return declare
 
     async def run(self, verb: Any, *args: Any, key: str | None = None, **values: Any) -> Any:
         """Run a write or read of this app from anywhere inside a running copy; returns what the function returns.
@@ -105,6 +169,18 @@ class App:
             values: Its parameters by name.
         """
         return await current().runtime.run(verb, args, values, key)
+
+    async def wait_for(self, job: JobRef[Any] | JobView | int, *, within: Duration = "30s") -> JobView:
+        """Wait for the end of a job of this caller, inside a running copy and outside any transaction.
+
+        Args:
+            job: What `tx.enqueue` or `app.run` gave, or its id.
+            within: How long; a job that has not ended by then goes on, and JobNotEnded is raised.
+        """
+        from dujiang.jobs.view import JobView, wait_for  # noqa: PLC0415
+
+        job_id = job if isinstance(job, int) else job.job_id if isinstance(job, JobView) else job.id
+        return await wait_for(job_id, duration_s(within))
 
     def mount(self, path: str, application: Any) -> None:
         """Serve another ASGI application (FastAPI, Starlette, ...) below a path of this one."""

@@ -1,82 +1,78 @@
 """Runtime: one running copy of an app; any number of them live in one process.
 
-    start   database ─► schema ─► partitions ─► process lease ─► seed ─► subscriptions ─► relay ─► consumers ─► upkeep
-    stop    the same, backwards: claim nothing more, let what runs end, give the rest back, end the lease, close
+    start   database ─► its clock ─► schema ─► partitions ─► process lease ─► seed ─► cache ─► broker ─► relay ─► workers ─► upkeep
+    drain   not ready; relay and workers claim nothing more, let what runs end, give the rest back; requests are answered
+    stop    the rest of it, backwards: end the lease, close
 
-A failed start stops what had started. Nothing here is global: the drill runs a cluster of copies of one app, each with a
+Which of these parts a copy has follows from its roles (roles.py). The grace is counted once, from the first of drain and
+stop. A failed start stops what had started. Nothing here is global: the drill runs a cluster of copies of one app, each with a
 node of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl
 
 from pydantic_core import to_json
 
-from dujiang.app.composition import Composition
+from dujiang.app.binding import bound_verbs
+from dujiang.app.composition import composed
 from dujiang.app.counting import Counting
+from dujiang.app.laws import Laws, Violation
+from dujiang.app.parts import Step, made, product, sized
+from dujiang.app.roles import ROLES, Roles
 from dujiang.app.schema import Schema
 from dujiang.app.upkeep import Upkeep
-from dujiang.backends.table import adapter, load
+from dujiang.app.workers import Workers
+from dujiang.backends.table import load_keeper
+from dujiang.caching.caching import Caching
 from dujiang.console.operations import Operations
+from dujiang.data.backup import Backups
+from dujiang.data.clock import StoreClock
 from dujiang.data.process import ProcessLease
 from dujiang.data.transaction import transact
 from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
+from dujiang.jobs.running import Jobs
+from dujiang.jobs.store import discarded
 from dujiang.kernel.context import Context, current_or_none, entered
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
 from dujiang.kernel.service import Services
+from dujiang.kernel.tasks import outcomes_of
 from dujiang.messaging.bell import Bells
-from dujiang.messaging.consumer import Consumer
+from dujiang.messaging.carried import CarriedBroker
+from dujiang.messaging.contracts import check_stored
+from dujiang.messaging.crashes import Accounts
 from dujiang.messaging.deadletter import DeadLetters
+from dujiang.messaging.marks import Marks
 from dujiang.messaging.partitions import Cleaner
+from dujiang.messaging.reconcile import Reconciler
 from dujiang.messaging.relay import Relay
-from dujiang.messaging.subscription import activate
 from dujiang.messaging.tx import OutboxGauge, Read, Tx
 from dujiang.messaging.work import orphaned_leases, release_lease
-from dujiang.read import BoundRead, ReadVerb
+from dujiang.read import BoundRead
 from dujiang.telemetry.health import Health
 from dujiang.telemetry.metrics import Metrics
-from dujiang.telemetry.tracing import recheck
+from dujiang.telemetry.tracing import new_trace_id, recheck
 from dujiang.telemetry.watch import LoopWatch
-from dujiang.write import BoundWrite, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dujiang.app.declaration import App
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.ids import IdMaker
     from dujiang.messaging.broker import Broker
+    from dujiang.messaging.consumer import Consumer
     from dujiang.messaging.message import Message
-    from dujiang.messaging.work import Worked
-    from dujiang.react import Reaction
     from dujiang.settings import Settings
 
 logger = logging.getLogger("dujiang.app.runtime")
-
-POOLS = ("pool_size", "reader_pool_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Violation:
-    """A declared law that does not hold.
-
-    Attributes:
-        invariant: What it says.
-        name: Its stored name.
-        rows: The violating rows, at most 100, as JSON values.
-    """
-
-    invariant: str
-    name: str
-    rows: list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,39 +114,73 @@ class Runtime:
         app: What runs.
         settings: Where and how.
         node: Time, chance and tasks; default: the machine's.
+        roles: What this copy does; see roles.py.
     """
 
-    def __init__(self, app: App, settings: Settings, node: Node | None = None) -> None:
+    def __init__(
+        self, app: App, settings: Settings, node: Node | None = None, *, roles: Collection[str] = ROLES
+    ) -> None:
         self.app = app
         self.settings = settings
-        self.node = node or Node.system(settings.instance or None)
+        self.roles = Roles(roles)
+        self.workers = Workers(self)
+        given = node or Node.system(settings.instance or None)
+        # One clock for everybody on the store: whatever asks this copy for the time gets the store's.
+        self.clock = StoreClock(given.clock)
+        self.node = replace(given, clock=self.clock)
         self.metrics = Metrics()
         self.counting = Counting(self.metrics)
+        self.observe = self.counting.request
         self.health = Health(self.node.clock)
-        self.database: Database = load("database", settings.database)(sized(settings), self.node)
-        self.broker: Broker = load("broker", settings.broker)(settings.broker, self.node, self.database)
+        self.database: Database = made("database", sized(settings), self.node)
+        self.broker: Broker = made("broker", settings.broker, self.node, self.database)
+        self.caching = Caching(self.node, self.database, made("cache", settings.cache, self.node), self.metrics)
         self.schema = Schema(self.database, app.modules)
         self.bells = Bells(self.database, self.node.tasks)
         self.gauge = OutboxGauge(settings.outbox_limit)
         self.idempotency = Idempotency(self.node, self.database, keep_us=int(settings.idempotency_ttl_s * 1e6))
+        self.marks = Marks(settings.data, self.node.name, kept=self.node.simulation is None)
         self.process = ProcessLease(
-            self.node, self.database, settings.instance, release_lease, self._lease_lost, orphaned_leases
+            self.node,
+            self.database,
+            settings.instance,
+            release_lease,
+            self.workers.cancel_running,
+            orphaned=orphaned_leases,
+            reclaim=Accounts(self.marks).reclaim,
+            clock=self.clock,
         )
-        self.relay = Relay(self.node, self.database, self.broker, self.bells, self.process, self._passed)
+        self.relay = Relay(self.node, self.database, self.broker, self.bells, self.process, self.counting.passed)
+        self.reconciler: Reconciler | None = None
+        if isinstance(self.broker, CarriedBroker):
+            self.reconciler = Reconciler(self.node, self.database, self.broker, lambda: self.relay.owns)
         self.cleaner = Cleaner(self.node, self.database, outbox_keep_us=int(settings.outbox_retention_s * 1e6))
-        self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all)
+        self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all, discarded)
+        self.jobs = Jobs(self.node, self.database, self.bells, self.transact)
+        self.backups = Backups(self.node, lambda: load_keeper(settings.database)(settings.database), product())
         self.body_limit = settings.body_limit_bytes
-        self.consumers: list[Consumer] = []
-        self._bound: dict[Any, Any] = {}
+        self._drained_by: float | None = None
         self._services: Services | None = None
-        self.composition = Composition(app)
-        self._bind()
+        self.composition = composed(app)
+        self.laws = Laws(self)
+        self._bound = bound_verbs(self)
         operations = Operations(self, settings.data / "operator.token")
-        limits = Limits(body_bytes=self.body_limit)
-        self.asgi = Guard(operations, self.node, limits=limits, allowed_hosts=settings.allowed_hosts)
+        self.asgi = Guard(
+            operations,
+            self.node,
+            limits=Limits(body_bytes=self.body_limit),
+            allowed_hosts=settings.allowed_hosts,
+            allow=operations.allow,
+            paths=self.composition.table.fixed,
+        ).serve
 
     def __repr__(self) -> str:
         return f"<Runtime {self.node.name} of {self.app!r}>"
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        """The running consumers."""
+        return self.workers.consumers
 
     @property
     def ids(self) -> IdMaker:
@@ -166,39 +196,82 @@ class Runtime:
         """Stop."""
         await self.stop()
 
+    @property
+    def needs_broker(self) -> bool:
+        """Whether this copy speaks to the broker: it moves or handles events, or a write that it answers requires it."""
+        writes = [verb for verb in self.app.verbs() if verb.kind in self.roles.verbs]
+        return self.roles.woken or any("broker" in getattr(verb, "requires", ()) for verb in writes)
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start every part in order. Raises the first error, with nothing left running."""
-        self._services = Services(
-            [
-                ("database", self.database),
-                ("schema", Step(self._prepare)),
-                ("process", self.process),
-                ("seed", Step(self._seed)),
-                ("broker", self.broker),
-                ("relay", self.relay),
-                ("consumers", Step(self._start_consumers, self._stop_consumers)),
-                ("upkeep", Upkeep(self)),
-                ("watch", LoopWatch(self.node, self.metrics.histogram("dujiang_loop_lag_seconds"))),
-                ("ready", Step(self._ready, self._leave)),
-            ]
-        )
+        parts: list[tuple[str, Any]] = [
+            ("database", self.database),
+            ("clock", Step(self._follow)),
+            ("schema", Step(self._prepare)),
+            ("marks", self.marks),
+            ("process", self.process),
+            ("seed", Step(self._seed)),
+        ]
+        if "read" in self.roles.verbs:
+            parts.append(("caching", self.caching))
+        if self.needs_broker:
+            parts.append(("broker", self.broker))
+        if "relay" in self.roles:
+            parts.append(("relay", self.relay))
+        if "worker" in self.roles:
+            parts.append(("workers", self.workers))
+        if "relay" in self.roles and self.reconciler is not None:
+            parts.append(("reconcile", self.reconciler))
+        parts.append(("upkeep", Upkeep(self)))
+        if self.node.simulation is None:  # A thread that looks on from outside has no place in a simulation.
+            parts.append(("watch", LoopWatch(self.node, self.metrics.histogram("dujiang_loop_lag_seconds"))))
+        parts.append(("laws", self.laws))
+        parts.append(("backups", self.backups))
+        parts.append(("ready", Step(self._ready)))
+        self._services = Services(parts)
         recheck()
-        self.database.listen(self.bells.hear)
+        if self.roles.woken:
+            self.database.listen(self.bells.hear)
         await self._services.start()
 
+    async def drain(self) -> None:
+        """Take no more work, and return when none is left here; requests are still answered. May be called twice.
+
+        What runs has the setting `grace` to end; what has not ended by then, or not begun, goes back and is run by others
+        at once.
+        """
+        self.health.state = "stopping"
+        if self._drained_by is None:
+            self._drained_by = self.node.clock.monotonic() + self.settings.grace_s
+        for outcome in await outcomes_of(self.workers.stop(), self.relay.stop(self.grace_left_s())):
+            if isinstance(outcome, Exception):
+                logger.warning("not drained cleanly: %s", outcome)
+
+    def grace_left_s(self) -> float:
+        """Seconds that what runs has left to end; all of them while nobody has asked it to."""
+        if self._drained_by is None:
+            return self.settings.grace_s
+        return max(0.0, self._drained_by - self.node.clock.monotonic())
+
     async def stop(self) -> None:
-        """Stop every part in reverse order; may be called twice."""
+        """Drain, then stop every part in reverse order; may be called twice."""
         if self._services is not None:
+            await self.drain()
             await self._services.stop()
         await self.node.tasks.close()
+
+    async def _follow(self) -> None:
+        await self.clock.follow(self.database)
 
     async def _prepare(self) -> None:
         if self.settings.profile == "production":
             await self._refuse_unsafe()
         await self.schema.prepare()
         await self.cleaner.prepare()
+        if self.node.simulation is None:  # There the code is the same from the beginning to the end.
+            await check_stored(self.database, self.composition.readables(), self.app.renamed)
 
     async def _refuse_unsafe(self) -> None:
         found = await self.database.durability()
@@ -206,65 +279,22 @@ class Runtime:
             raise NotDurable(url=self.database.url, means=found["means"])
 
     async def _seed(self) -> None:
+        if self.schema.was_empty or self.composition.jobs():
+            # An event that is published, or a job that is accepted, before the first worker comes must find whom it is for.
+            await self.workers.activate()
         if self.schema.was_empty:
             demo = self.settings.profile == "demo"
             await self.transact(lambda tx: self.schema.seed(tx, demo=demo), what="seed")
 
-    async def _start_consumers(self) -> None:
-        reactions: list[Reaction[Any, Any]] = [verb for verb in self.app.verbs() if verb.kind == "react"]  # type: ignore[misc]
-        subscriptions = [verb.subscription(self.composition.provided(verb)) for verb in reactions]
-        numbers = await activate(self.database, subscriptions, self.app.renamed, self.node.clock.now_us())
-        context = Context(self.node, self)
-        for subscription in subscriptions:
-            consumer = Consumer(
-                context=context,
-                subscription=subscription,
-                sub_id=numbers[subscription.name],
-                database=self.database,
-                broker=self.broker,
-                bells=self.bells,
-                process=self.process,
-                make_tx=self.make_tx,
-                worked=self._worked,
-            )
-            self.consumers.append(consumer)
-            await consumer.start()
-
-    async def _stop_consumers(self) -> None:
-        consumers, self.consumers = self.consumers, []
-        for consumer in consumers:
-            await consumer.stop(self.settings.grace_s)
-
     async def _ready(self) -> None:
         self.health.add("database", self.database.health)
+        if self.needs_broker and self.broker.standing is not None:
+            self.counting.watch(self.broker.standing)
+            self.health.add("broker", self.broker.standing.prove, vital=False)
+            self.health.add("queues", self.broker.standing.room, vital=False)
         self.health.state = "ready"
 
-    async def _leave(self) -> None:
-        self.health.state = "stopping"
-
-    def _lease_lost(self) -> None:
-        for consumer in self.consumers:
-            consumer.cancel_running()
-
     # Verbs ------------------------------------------------------------------------------------------------------------
-
-    def _bind(self) -> None:
-        for verb in self.app.verbs():
-            provided = self.composition.provided(verb)
-            if isinstance(verb, Write):
-                self._bound[verb] = BoundWrite(
-                    verb,
-                    provided=provided,
-                    body_name=self.composition.body_name(verb),
-                    answer_type=self.composition.answer_type(verb),
-                    node=self.node,
-                    database=self.database,
-                    idempotency=self.idempotency,
-                    make_tx=self.make_tx,
-                )
-            elif isinstance(verb, ReadVerb):
-                answer_type = self.composition.answer_type(verb)
-                self._bound[verb] = BoundRead(verb, provided=provided, answer_type=answer_type, database=self.database)
 
     def bound(self, verb: Any) -> Any:
         """A verb inside this copy."""
@@ -272,7 +302,8 @@ class Runtime:
 
     def make_tx(self, connection: Connection, now_us: int, cause: Message | None = None) -> Tx:
         """A transaction object of this copy."""
-        return Tx(connection, self.database, now_us, gauge=self.gauge, wake=self._wake_relay, cause=cause)
+        wake, forgot = self._wake_relay, self.caching.forgot
+        return Tx(connection, self.database, now_us, gauge=self.gauge, wake=wake, cause=cause, forgot=forgot)
 
     def _wake_relay(self) -> None:
         if self.relay.owns:
@@ -295,10 +326,13 @@ class Runtime:
         """Run a write or read; returns what its function returns (see `App.run`)."""
         if verb not in self._bound:
             raise TypeError(f"{verb!r} is not a write or read of {self.app!r}")
-        names = [name for name in verb.handler.parameters if name not in self.composition.provided(verb)]
+        # The app's own objects and the Response are given by the verb, to each run of its handler.
+        ours = {*self.composition.provided(verb), *verb.handler.responses}
+        names = [name for name in verb.handler.parameters if name not in ours]
         if len(args) > len(names):
             raise TypeError(f"{verb.name} takes {len(names)} parameters after the first, and {len(args)} were given")
         given = {**dict(zip(names, args, strict=False)), **values}
+        given = {name: value for name, value in verb.handler.completed((), given).items() if name not in ours}
         body_name = self.composition.body_name(verb)
         beside = {name: value for name, value in sorted(given.items()) if name != body_name}
         call = Call(given, key, verb.name, to_json(beside, fallback=repr).decode())
@@ -325,19 +359,8 @@ class Runtime:
         limit_s = self.settings.request_timeout_s
         if timeout_ms is not None:
             limit_s = min(limit_s, timeout_ms / 1000)
-        deadline = self.node.clock.monotonic() + limit_s
-        trace_id = trace_id or f"{self.node.entropy.bits(128):032x}"
-        return Context(self.node, self, deadline, trace_id, span_id, limited=True)
-
-    def observe(self, route: str, method: str, status: int, took_s: float) -> None:
-        """Count a request."""
-        self.counting.request(route, method, status, took_s)
-
-    def _worked(self, worked: Worked) -> None:
-        self.counting.worked(worked)
-
-    def _passed(self, batch: list[Message]) -> None:
-        self.counting.relayed(len(batch))
+        deadline = self.clock.monotonic() + limit_s
+        return Context.of_request(self.node, self, deadline, trace_id or new_trace_id(self.node), span_id)
 
     # Operations -------------------------------------------------------------------------------------------------------
 
@@ -346,38 +369,5 @@ class Runtime:
         return [RouteRow(**row) for row in self.composition.rows()]
 
     async def audit(self) -> list[Violation]:
-        """Check every declared law; the ones that do not hold."""
-        found = []
-        for invariant in self.app.invariants():
-            rows = await self.read(invariant.check)
-            if rows:
-                shown = [dict(row._mapping) if hasattr(row, "_mapping") else row for row in rows[:100]]  # noqa: SLF001
-                found.append(Violation(invariant=invariant.says, name=invariant.name, rows=shown))
-        return found
-
-
-def sized(settings: Settings) -> str:
-    """The URL of the database with the setting `pool_size`, unless the URL says it or its adapter has no pools."""
-    url = settings.database
-    row = adapter("database", url.partition(":")[0])
-    said = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
-    wanted = [name for name in POOLS if row is not None and name in row.options and name not in said]
-    query = "&".join(f"{name}={settings.pool_size}" for name in wanted)
-    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
-
-
-class Step:
-    """A service made of one or two functions."""
-
-    def __init__(self, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._start = start
-        self._stop = stop
-
-    async def start(self) -> None:
-        """Run the first function."""
-        await self._start()
-
-    async def stop(self) -> None:
-        """Run the second one, if there is one."""
-        if self._stop is not None:
-            await self._stop()
+        """Check every law, the app's and the platform's; the ones that do not hold."""
+        return await self.laws.audit()

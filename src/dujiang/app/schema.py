@@ -4,11 +4,13 @@ state      embedded store        server database
 current    -                     -
 empty      made                  made
 pending    upgraded at start     refused: `dujiang migrate` first
-ahead      refused: this code is older than the tables
+newer      the code is older than the tables, and what it does not know only added something: a warning
+ahead      refused: the code is older than the tables, and something that was there has changed
 dirty      refused: the record of what was run cannot be right
 
 On a server two versions of a program may run at once, so whoever deploys says when tables that hold data change. The
-embedded store has one owner: there is nobody to surprise.
+embedded store has one owner: there is nobody to surprise. A deploy must be possible to take back, so code may start on tables
+of a newer version that only added to them (data/additive.py).
 
 A start runs what is pending over the database that it has already opened, all of it in one transaction, so a start that
 is killed leaves the store as it was. Processes that start together on a server take turns by a lock of that
@@ -23,6 +25,7 @@ tests/unit/app/test_schema.py goes through the table on both databases.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +48,10 @@ if TYPE_CHECKING:
     from dujiang.messaging.tx import Tx
     from dujiang.module import Module
 
+logger = logging.getLogger("dujiang.app.schema")
+
 NO_SUCH_TABLE = "42P01"
+NEWER = "the tables are at %s, which this version of the code does not know; it only added something, so this version goes on"
 REVISION = re.compile(r"""^revision(?:\s*:[^=\n]*)?\s*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
 FOLLOWS = re.compile(r"""^down_revision(?:\s*:[^=\n]*)?\s*=\s*(?:None|["']([^"'\n]+)["'])\s*$""", re.MULTILINE)
 
@@ -75,12 +81,15 @@ class SchemaPending(DujiangError):
 
 @dataclass(eq=False, kw_only=True)
 class SchemaAhead(DujiangError):
-    """The database has changes that this code does not know."""
+    """The database has changes that this code does not know, and not all of them only added something."""
 
     code = "schema_ahead"
     move = "fix"
-    says = "the database at {url} is at {names}, which this version of the code does not know"
-    cure = "run the newer version of the code; migrations are not undone"
+    says = "the database at {url} is at {names}, which this version of the code does not know, and which is no mere addition"
+    cure = (
+        "run the newer version of the code; migrations are not undone; a script that older code can live with says "
+        "`additive = True`"
+    )
 
     url: str
     names: str
@@ -185,6 +194,8 @@ class Schema:
             await self.upgrade()
         elif problem := found.problem(self._database.url):
             raise problem
+        elif found.state == "newer":
+            logger.warning(NEWER, ", ".join(found.names))
         self.was_empty = bool(await self._database.read(lambda connection: connection.fetch(UNSEEDED)))
 
     async def seed(self, tx: Tx, *, demo: bool) -> None:

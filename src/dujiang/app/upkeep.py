@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import ended
+from dujiang.messaging import forgotten
 from dujiang.messaging.outbox import backlog
 from dujiang.messaging.work import COUNTS
 
@@ -58,17 +59,28 @@ class Upkeep:
 
     async def _sample(self) -> None:
         gauge = self._runtime.gauge
-        gauge.size, gauge.oldest_us = await backlog(self._runtime.database)
+        gauge.size, gauge.oldest_us = await backlog(self._runtime.database, gauge.limit)
         now_us = self._runtime.node.clock.now_us()
         age_s = 0.0 if gauge.oldest_us is None else max(0.0, (now_us - gauge.oldest_us) / 1e6)
         self._runtime.counting.outbox(gauge.size, age_s)
+        self._runtime.counting.skewed(self._runtime.clock.skew_us / 1e6)
 
     async def _clean(self) -> None:
         runtime = self._runtime
         await runtime.cleaner.prepare()
         if runtime.relay.owns:  # One process cleans; the others would only meet it.
-            while await runtime.cleaner.clean() > 0 or await runtime.idempotency.clean() > 0:
+            while (
+                await runtime.cleaner.clean() > 0
+                or await runtime.idempotency.clean() > 0
+                or await runtime.jobs.clean() > 0
+                or await self._cut() > 0
+            ):
                 await runtime.node.clock.sleep(0.02)
         rows = await runtime.database.read(lambda connection: connection.fetch(COUNTS))
         for name, ready, _, dead in rows:
             runtime.counting.waiting(name, ready, dead)
+
+    async def _cut(self) -> int:
+        """Cut the log of forgotten names by a slice."""
+        runtime = self._runtime
+        return await forgotten.cut(runtime.database, runtime.node.clock.now_us() - forgotten.KEEP_US)

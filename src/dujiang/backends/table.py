@@ -56,6 +56,8 @@ class Adapter:
         driver: The module that must be installed; empty = part of the base install.
         extra: The extra of the package that installs it.
         options: The names that the query of the URL may hold.
+        names: What the path of a server's URL names.
+        many_hosts: The URL of a server may name several, with commas.
     """
 
     port: str
@@ -65,6 +67,8 @@ class Adapter:
     driver: str = ""
     extra: str = ""
     options: tuple[str, ...] = ()
+    names: str = "database"
+    many_hosts: bool = False
 
 
 ADAPTERS = (
@@ -76,6 +80,7 @@ ADAPTERS = (
         shape="server",
         driver="asyncpg",
         extra="postgres",
+        many_hosts=True,
         options=(
             # Ours; backends/postgres/options.py says what they mean.
             *("pool_size", "reader_pool_size", "waiters_max", "wait", "connect_timeout", "statement_timeout"),
@@ -85,7 +90,44 @@ ADAPTERS = (
             *("target_session_attrs", "application_name", "search_path"),
         ),
     ),
+    Adapter(
+        port="database",
+        scheme="simulated",
+        path="dujiang.backends.sqlite.simulated.database:SimulatedDatabase",
+        shape="bare",
+    ),
     Adapter(port="broker", scheme="database", path="dujiang.backends.sql.broker:SqlBroker", shape="bare"),
+    *(
+        Adapter(
+            port="broker",
+            scheme=scheme,
+            path="dujiang.backends.rabbitmq.broker:RabbitBroker",
+            shape="server",
+            names="virtual host",
+            driver="aiormq",
+            extra="rabbitmq",
+            options=(
+                # Ours; backends/rabbitmq/broker.py says what they mean.
+                *("prefix", "queue_limit", "connect_timeout", "confirm_timeout"),
+                # The driver's.
+                *("heartbeat", "cafile", "capath", "certfile", "keyfile"),
+            ),
+        )
+        for scheme in ("amqp", "amqps")
+    ),
+    Adapter(
+        port="broker",
+        scheme="simulated",
+        path="dujiang.backends.rabbitmq.simulated.broker:SimulatedBroker",
+        shape="bare",
+    ),
+    Adapter(
+        port="cache",
+        scheme="memory",
+        path="dujiang.backends.memory.cache:MemoryCache",
+        shape="bare",
+        options=("max_mib",),
+    ),
 )
 
 
@@ -133,4 +175,32 @@ def load_opener(url: str) -> Any:
     """The function that opens the store at `url` for migrations. Raises UnknownAdapter or MissingExtra."""
     load("database", url)
     module, _, name = OPENERS[url.partition(":")[0]].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# What makes a layer between a store in a file and its disk, for drills, by the scheme of its URL.
+LAYERS = {"sqlite": "dujiang.backends.sqlite.vfs:layered"}
+
+
+def load_layer(url: str) -> Any:
+    """The context manager (name, disk) that puts a disk below the store at `url`. Raises UnknownAdapter."""
+    load("database", url)
+    scheme = url.partition(":")[0]
+    if scheme not in LAYERS:
+        raise UnknownAdapter(port="disk", scheme=scheme, known=", ".join(LAYERS), nearest=next(iter(LAYERS)))
+    module, _, name = LAYERS[scheme].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# Who copies a store out and in, by the scheme of its URL.
+KEEPERS = {
+    "sqlite": "dujiang.backends.sqlite.backup:SqliteKeeper",
+    "postgresql": "dujiang.backends.postgres.backup:PostgresKeeper",
+}
+
+
+def load_keeper(url: str) -> Any:
+    """The class that makes and restores backups of the store at `url`. Raises UnknownAdapter or MissingExtra."""
+    load("database", url)
+    module, _, name = KEEPERS[url.partition(":")[0]].partition(":")
     return getattr(importlib.import_module(module), name)

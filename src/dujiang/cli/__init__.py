@@ -6,5 +6,5 @@ command   what all commands share: strict flags, the options of the settings
 output    tables, JSON and error messages, for a terminal or for a pipe
 load      `module:attribute` to an App
 desk      dead letters and audits, in the store itself or through the process that owns it
-serve     one process that answers; supervise: several, or one that starts again when a file changes
+serve     one process that works, all roles or some; supervise: several, or one that starts again when a file changes
 """

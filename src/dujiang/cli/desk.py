@@ -39,7 +39,7 @@ ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 class Desk(Protocol):
-    """What the commands `deadletter` and `audit` need. Letters are JSON objects, as `DeadLetter.public` makes them."""
+    """What the commands `deadletter`, `audit` and `cache` need. Letters are JSON objects, as `DeadLetter.public` makes them."""
 
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
@@ -59,6 +59,14 @@ class Desk(Protocol):
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
+        ...
+
+    async def cached(self) -> Letter:
+        """What lies in the cache of the process that owns the store."""
+        ...
+
+    async def drop(self) -> None:
+        """Put an end to every cached answer, in every process."""
         ...
 
 
@@ -112,6 +120,19 @@ class StoreMissing(DujiangError):
     path: str
 
 
+@dataclass(eq=False, kw_only=True)
+class CacheElsewhere(DujiangError):
+    """The cache lies in the memory of the processes that serve, and none of them owns the store."""
+
+    code = "cache_elsewhere"
+    move = "fix"
+    exit_code = CONFIG
+    says = "no process owns {url}; each that serves it keeps answers of its own"
+    cure = "ask one of them: GET /_dj/cache with the operator's token, or read dujiang_cache_* under /metrics"
+
+    url: str
+
+
 class LocalDesk:
     """Works in the store."""
 
@@ -139,6 +160,16 @@ class LocalDesk:
         found = await self._runtime.audit()
         return [dataclasses.asdict(violation) for violation in found]
 
+    async def cached(self) -> Letter:
+        """A store that this command could open belongs to no process, or to many."""
+        raise CacheElsewhere(url=self._runtime.database.url)
+
+    async def drop(self) -> None:
+        """Write it into the log; every process finds it there."""
+        from dujiang.console.operations import forget_everything  # noqa: PLC0415
+
+        await self._runtime.transact(forget_everything, what="cache drop")
+
 
 class RemoteDesk:
     """Works through the process that owns the store.
@@ -155,29 +186,40 @@ class RemoteDesk:
 
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
-        answer = self._ask("GET", f"/_dj/deadletters?subscription={quote(subscription, safe='')}&limit={limit}")
+        answer = self.ask("GET", f"/_dj/deadletters?subscription={quote(subscription, safe='')}&limit={limit}")
         return self._rows(answer, "a list of letters")
 
     async def show(self, dead_id: int) -> Letter:
         """One dead letter."""
-        letter = self._ask("GET", f"/_dj/deadletters/{dead_id}")
+        letter = self.ask("GET", f"/_dj/deadletters/{dead_id}")
         if not isinstance(letter, dict) or "id" not in letter:
             raise self._strange("a letter")
         return letter
 
     async def replay(self, dead_id: int, payload: bytes | None, *, force: bool) -> None:
         """Back to work."""
-        self._ask("POST", f"/_dj/deadletters/{dead_id}/replay{'?force=true' if force else ''}", payload)
+        self.ask("POST", f"/_dj/deadletters/{dead_id}/replay{'?force=true' if force else ''}", payload)
 
     async def discard(self, dead_id: int) -> None:
         """Give it up."""
-        self._ask("POST", f"/_dj/deadletters/{dead_id}/discard")
+        self.ask("POST", f"/_dj/deadletters/{dead_id}/discard")
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
-        return self._rows(self._ask("POST", "/_dj/audit"), "a list of violations")
+        return self._rows(self.ask("POST", "/_dj/audit"), "a list of violations")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+    async def cached(self) -> Letter:
+        """What lies in its cache."""
+        found = self.ask("GET", "/_dj/cache")
+        if not isinstance(found, dict) or "entries" not in found:
+            raise self._strange("state of a cache")
+        return found
+
+    async def drop(self) -> None:
+        """Put an end to every cached answer."""
+        self.ask("DELETE", "/_dj/cache")
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         """One request. A plain blocking one: a command has nothing else to do meanwhile."""
         url = f"http://{self._host}:{self._port}"
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
@@ -198,6 +240,13 @@ class RemoteDesk:
             problem = answer if isinstance(answer, dict) else {}
             what = str(problem.get("detail") or problem.get("title") or "the request was refused")
             raise OwnerRefused(what=what, answered=response.status, reason=response.reason, url=url)
+        return answer
+
+    def ask_object(self, method: str, path: str, body: bytes | None, wanted: str) -> Letter:
+        """One request whose answer must be an object with a state."""
+        answer = self.ask(method, path, body)
+        if not isinstance(answer, dict) or "state" not in answer:
+            raise self._strange(wanted)
         return answer
 
     def _strange(self, wanted: str) -> OwnerSilent:

@@ -14,24 +14,16 @@ from typing import TYPE_CHECKING, Any
 from dujiang.cli.command import DEFAULT_APP, AppName, ConfigFlag, DataFlag, JsonFlag, settings_of
 from dujiang.cli.exits import DONE, exit_code_of
 from dujiang.cli.output import printable, say, say_json, say_table
-from dujiang.data.sql import Sql
-from dujiang.kernel.clock import SystemClock
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
     from dujiang.app import Runtime
-    from dujiang.data.database import Connection, Database
     from dujiang.settings import Settings
 
 FREE_LEAST_BYTES = 2**30
 SKEW_MOST_MS = 2000.0
+NEWER = "the tables are at %s, which this version of the code does not know; it only added something"
 REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "glusterfs", "ceph")
-
-SERVER_CLOCK = Sql(
-    "doctor_clock",
-    "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)",
-    "Samples the server's clock, to compare it with ours; nothing else may ask it.",
-)
 
 
 def doctor(
@@ -96,6 +88,7 @@ async def look_at_database(
     if path is not None and not path.exists():
         report["schema"] = {"state": "empty", "names": []}
         return  # To look must not make a store.
+    await look_at_servers(runtime, report, warnings)
     try:
         await runtime.database.start()
     except StoreInUse as owner:
@@ -110,9 +103,42 @@ async def look_at_database(
             report["processes"] = await living(runtime)
         if problem := schema.problem(runtime.database.url):
             problems.append(problem)
+        elif schema.state in ("current", "newer"):
+            await look_at_contracts(runtime, problems, warnings)
+        if schema.state == "newer":
+            warnings.append(NEWER % ", ".join(schema.names))
         await compare_clocks(runtime, report, warnings)
     finally:
         await runtime.database.stop()
+
+
+async def look_at_contracts(runtime: "Runtime", problems: list[DujiangError], warnings: list[str]) -> None:
+    """Whether this version of the code can go on with what is stored, and what it would leave to others."""
+    from dujiang.app.stored import check_store  # noqa: PLC0415
+    from dujiang.messaging.newer import newer_stored  # noqa: PLC0415
+
+    try:
+        foreign = await check_store(runtime)
+    except DujiangError as broken:
+        problems.append(broken)
+        return
+    for name, waiting in foreign.items():
+        warnings.append(
+            f"{name} is a reaction of another version of the code; its work ({waiting} waiting) is left to that"
+        )
+    for name, (version, count) in (await newer_stored(runtime.database, runtime.composition.readables())).items():
+        warnings.append(f"{count} deliveries of {name} in version {version} wait for a newer version of the code")
+
+
+async def look_at_servers(runtime: "Runtime", report: dict[str, Any], warnings: list[str]) -> None:
+    """What each of several servers behind the URL is; with one alone the start says it."""
+    servers = await runtime.database.servers()
+    if len(servers) < 2:
+        return
+    report["servers"] = {each["host"]: each["state"] for each in servers}
+    primaries = [each["host"] for each in servers if each["state"].startswith("primary")]
+    if len(primaries) > 1:
+        warnings.append(f"{' and '.join(primaries)} both take writes: stop all but the one with the highest timeline")
 
 
 async def living(runtime: "Runtime") -> list[dict[str, Any]]:
@@ -127,16 +153,8 @@ async def compare_clocks(runtime: "Runtime", report: dict[str, Any], warnings: l
     """How far the database's clock is from ours; an embedded store has ours."""
     if not runtime.database.capabilities.many_writers:
         return
-    clock = SystemClock()
-
-    async def sample(connection: "Connection") -> float:
-        before_us = clock.now_us()
-        rows = await connection.fetch(SERVER_CLOCK)
-        theirs_us = float(rows[0][0])
-        return (theirs_us - (before_us + clock.now_us()) / 2) / 1000
-
-    database: Database = runtime.database
-    skew_ms = await database.read(sample)
+    await runtime.clock.follow(runtime.database)
+    skew_ms = -runtime.clock.skew_us / 1000
     report["clock"] = {"skew_ms": round(skew_ms, 1)}
     if abs(skew_ms) > SKEW_MOST_MS:
         warnings.append(
@@ -147,7 +165,7 @@ async def compare_clocks(runtime: "Runtime", report: dict[str, Any], warnings: l
 def say_report(report: dict[str, Any]) -> None:
     """Print the report for people."""
     say_table(("setting", "value", "from"), [list(row.values()) for row in report["settings"]])
-    for part in ("capabilities", "durability", "schema", "disk", "clock", "owner"):
+    for part in ("capabilities", "servers", "durability", "schema", "disk", "clock", "owner"):
         if part in report:
             say()
             say_table((part, ""), [[name, shown(value)] for name, value in report[part].items()])

@@ -98,7 +98,7 @@ def invoke(words: Sequence[str]) -> int:
 
 def commands() -> typer.Typer:
     """All commands."""
-    from dujiang.cli import audit, deadletter, doctor, migrate, routes, up  # noqa: PLC0415
+    from dujiang.cli import audit, backup, cache, contracts, deadletter, doctor, drill, migrate, new, routes, run, up  # noqa: PLC0415
     from dujiang.cli.command import Strict  # noqa: PLC0415
 
     app = typer.Typer(
@@ -109,9 +109,11 @@ def commands() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for function in (up.up, migrate.migrate, doctor.doctor, routes.routes, audit.audit):
+    looks = (doctor.doctor, routes.routes, contracts.contracts, audit.audit, backup.backup, backup.restore)
+    for function in (up.up, run.run, new.new, migrate.migrate, *looks, drill.drill, drill.replay):
         app.command(cls=Strict)(function)
     app.add_typer(deadletter.group, name="deadletter", rich_help_panel=None)
+    app.add_typer(cache.group, name="cache", rich_help_panel=None)
 
     @app.callback(invoke_without_command=True)
     def top(

@@ -1,30 +1,37 @@
-"""Serve: one process that answers, from the bound socket to the last drained request.
+"""Serve: one process that works, from its bound socket to the last drained request; `up` and `run` are both this.
 
     runtime started (schema in order) -> server accepts -> own /health/ready says 200 -> "ready http://..."
-    signal -> server takes no more, lets requests end (grace) -> runtime stopped -> exit
+    signal -> not ready, nothing claimed | answers say `Connection: close` -> server takes no more -> requests end -> exit
+              what runs ends or goes back |
 
-The order of the end is the order of the beginning turned round: requests in flight still need the database. The line
-`ready` is printed after the process has asked itself over its own socket, so whoever waits for it may send at once.
+The two lines of the end go on at once, and the grace is one for both: requests in flight still need the database, so
+the runtime is stopped when both are through. The line `ready` is printed after the process has asked itself over its own
+socket, so whoever waits for it may send at once. A process without a port asks its runtime.
+
+A process beside which others answer hands over: for a moment it goes on to take connections while its health says "not
+ready" and each answer ends its connection, so that balancers and clients with idle connections learn it before a request
+is lost to it. Where nobody else answers that moment would only be a longer stop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
-import math
 import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 from dujiang.app import Runtime
+from dujiang.app.roles import ROLES
 from dujiang.cli.listen import url_of
 from dujiang.cli.marks import drop_address, keep_address, keep_token
 from dujiang.cli.output import coloured, flush, say
+from dujiang.cli.server import Server, server_config
 from dujiang.cli.stopping import Stopping
+from dujiang.kernel.codec import raise_warnings
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
 from dujiang.kernel.tasks import Tasks
@@ -32,7 +39,7 @@ from dujiang.telemetry import log
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Collection, Coroutine
 
     from dujiang.app import App
     from dujiang.settings import Settings
@@ -42,6 +49,7 @@ TALKATIVE = ("alembic", "uvicorn.error")
 READY_LIMIT_S = 30.0
 READY_PAUSE_S = 0.02
 READY_BYTE = b"r"
+LINGER_S = 1.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,29 +58,40 @@ class NotReady(DujiangError):
 
     code = "not_ready"
     move = "wait"
-    says = "{url}/health/ready did not answer 200 within {waited_s:.0f} s; its last answer: {answer}"
+    says = "/health/ready of this process did not answer 200 within {waited_s:.0f} s; its last answer: {answer}"
 
-    url: str
     waited_s: float
     answer: str
 
 
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handling, and with an event for "accepts connections"."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process is to do.
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepts = asyncio.Event()
+    Attributes:
+        app: The application.
+        settings: Its settings.
+        announce: Says that it is ready, once it is; a worker of a supervisor tells that one instead.
+        roles: What of the application it does.
+        listener: The socket on which it answers; None = it answers nobody.
+        pipe: To its supervisor; None = it has none.
+        hands_over: Others answer beside it, so it lets them take over before it refuses connections.
+        marks: It leaves its address in the data folder, for the operator's commands.
+    """
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals belong to `Stopping`."""
-        yield
+    app: App
+    settings: Settings
+    announce: Callable[[], None]
+    roles: Collection[str] = ROLES
+    listener: socket.socket | None
+    pipe: socket.socket | None = None
+    hands_over: bool = False
+    marks: bool = True
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept."""
-        await super().startup(sockets=sockets)
-        self.accepts.set()
+    @property
+    def linger_s(self) -> float:
+        """Seconds for which it goes on to take connections after the signal."""
+        return min(LINGER_S, self.settings.grace_s / 4) if self.hands_over else 0.0
 
 
 class Parent:
@@ -106,13 +125,14 @@ class Parent:
             self._stopping.ask()
 
 
-def run_server(app: App, settings: Settings, listener: socket.socket, pipe: socket.socket | None) -> int:
-    """Serve until a signal, on the fastest loop that is installed; the exit code."""
-    log.configure(settings.log_level, settings.log_format)
+def run_job(job: Job) -> int:
+    """Work until a signal, on the fastest loop that is installed; the exit code."""
+    raise_warnings()
+    log.configure(job.settings.log_level, job.settings.log_format)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(serve(app, settings, listener, pipe))
+        return runner.run(serve(job))
 
 
 def loop_factory() -> Any:
@@ -124,19 +144,20 @@ def loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-async def serve(app: App, settings: Settings, listener: socket.socket, pipe: socket.socket | None) -> int:
-    """Serve until a signal or until the supervisor is gone; the exit code."""
+async def serve(job: Job) -> int:
+    """Work until a signal or until the supervisor is gone; the exit code."""
+    settings = job.settings
     node = Node.system(settings.instance or None)
     stopping = Stopping()
     stopping.listen()
-    parent = Parent(pipe, stopping) if pipe is not None else None
+    parent = Parent(job.pipe, stopping) if job.pipe is not None else None
     tasks = Tasks("up", on_crash=lambda _name, _error: None)  # Every error is raised where the task is awaited.
-    if parent is None:
+    if parent is None and job.listener is not None:
         keep_token(settings.data, node.entropy)
-    runtime = Runtime(app, settings, node)
+    runtime = Runtime(job.app, settings, node, roles=job.roles)
     try:
         if await begun(tasks, stopping, runtime.start()):
-            await answer(runtime, node, settings, listener, tasks, stopping, parent)
+            await work(job, runtime, node, tasks, stopping, parent)
     finally:
         await runtime.stop()
         await tasks.close()
@@ -161,62 +182,61 @@ async def begun(tasks: Tasks, stopping: Stopping, work: Coroutine[Any, Any, None
     return True
 
 
-async def answer(  # noqa: PLR0917  (called once; it is the middle of `serve`)
-    runtime: Runtime,
-    node: Node,
-    settings: Settings,
-    listener: socket.socket,
-    tasks: Tasks,
-    stopping: Stopping,
-    parent: Parent | None,
-) -> None:
-    """Answer requests until a signal; return when the last one has ended."""
-    server = Server(server_config(runtime, settings))
-    serving = tasks.spawn(server.serve(sockets=[listener]), name="server")
+async def work(job: Job, runtime: Runtime, node: Node, tasks: Tasks, stopping: Stopping, parent: Parent | None) -> None:
+    """Answer and work until a signal; return when the last request has ended and nothing is left in hand."""
+    server, serving = None, None
+    if job.listener is not None:
+        server = Server(server_config(runtime.asgi, job.settings, grace_s=job.settings.grace_s - job.linger_s))
+        serving = tasks.spawn(server.serve(sockets=[job.listener]), name="server")
     try:
-        if await begun(tasks, stopping, become_ready(server, node, settings, listener)):
+        if await begun(tasks, stopping, become_ready(job, runtime, node, server)):
+            # What is loaded by now stays. A collector that looks through all of it holds up every request for 0.2 s.
+            gc.freeze()
             if parent is not None:
                 parent.say_ready()
             else:
-                keep_address(settings.data, host=listener.getsockname()[0], port=settings.port, pid=os.getpid())
-                announce(settings)
+                if job.marks and job.listener is not None:
+                    host, port = job.listener.getsockname()[:2]
+                    keep_address(job.settings.data, host=host, port=port, pid=os.getpid())
+                job.announce()
             asked = tasks.spawn(stopping.asked.wait(), name="asked")
-            await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {asked, serving} if serving is not None else {asked}, return_when=asyncio.FIRST_COMPLETED
+            )
     finally:
-        server.should_exit = True
-        await serving
+        draining = tasks.spawn(runtime.drain(), name="drain")
+        if server is not None and serving is not None:
+            server.say_goodbye()
+            if job.linger_s:
+                await asyncio.wait({serving}, timeout=job.linger_s)
+            server.should_exit = True
+            await asyncio.wait({serving, draining})
+            serving.result()
+        await draining
 
 
-def server_config(runtime: Runtime, settings: Settings) -> uvicorn.Config:
-    """The settings of uvicorn. The client's word about itself (X-Forwarded-*) counts for nothing."""
-    return uvicorn.Config(
-        runtime.asgi,
-        interface="asgi3",
-        http="httptools",
-        ws="none",
-        lifespan="off",  # The runtime is started and stopped here, around the server.
-        log_config=None,
-        access_log=settings.access_log,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.grace_s),
-    )
-
-
-async def become_ready(server: Server, node: Node, settings: Settings, listener: socket.socket) -> None:
-    """Return when the server answers on its own socket that it is ready. Raises NotReady."""
-    await server.accepts.wait()
-    host, port = listener.getsockname()[:2]
+async def become_ready(job: Job, runtime: Runtime, node: Node, server: Server | None) -> None:
+    """Return when the process answers on its own socket that it is ready, or is ready without one. Raises NotReady."""
+    if server is not None:
+        await server.accepts.wait()
     clock = node.clock
     begun_at = clock.monotonic()
     while True:
-        status = await asked_status(host, port)
+        status = await own_status(job, runtime)
         if status == "200":
             return
         waited_s = clock.monotonic() - begun_at
         if waited_s > READY_LIMIT_S:
-            raise NotReady(url=url_of(settings.host, settings.port), waited_s=waited_s, answer=status)
+            raise NotReady(waited_s=waited_s, answer=status)
         await clock.sleep(READY_PAUSE_S)
+
+
+async def own_status(job: Job, runtime: Runtime) -> str:
+    """The status of this process's own /health/ready, or why there is none."""
+    if job.listener is not None:
+        return await asked_status(*job.listener.getsockname()[:2])
+    ready, report = await runtime.health.ready()
+    return "200" if ready else f"503 {report}"
 
 
 async def asked_status(host: str, port: int) -> str:

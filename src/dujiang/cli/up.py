@@ -59,20 +59,25 @@ def up(
             given = {"--host": host, "--port": port, "--data": data, "--database": database, "--config": config}
             flags = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
             return supervise(app, settings, listener, flags, reload=reload)
-        from dujiang.cli.load import load_app  # noqa: PLC0415
-        from dujiang.cli.serve import run_server  # noqa: PLC0415  (the server and the app are loaded last)
-
-        return run_server(load_app(app, folder=Path.cwd()), settings, listener, None)
+        return serve(app, settings, listener, None)
 
 
 def serve_child(app: str, settings: "Settings", child: str) -> int:
     """Serve as a worker of a supervisor, on the socket and the pipe that it handed down."""
     listener_number, _, pipe_number = child.partition(",")
     with inherited(listener_number) as listener, inherited(pipe_number) as pipe:
-        from dujiang.cli.load import load_app  # noqa: PLC0415
-        from dujiang.cli.serve import run_server  # noqa: PLC0415
+        return serve(app, settings, listener, pipe)
 
-        return run_server(load_app(app, folder=Path.cwd()), settings, listener, pipe)
+
+def serve(app: str, settings: "Settings", listener: socket.socket, pipe: socket.socket | None) -> int:
+    """Serve with all roles in this process."""
+    from dujiang.cli.load import load_app  # noqa: PLC0415  (the server and the app are loaded last)
+    from dujiang.cli.serve import Job, announce, run_job  # noqa: PLC0415
+
+    loaded = load_app(app, folder=Path.cwd())
+    return run_job(
+        Job(app=loaded, settings=settings, listener=listener, pipe=pipe, announce=lambda: announce(settings))
+    )
 
 
 @contextlib.contextmanager

@@ -3,8 +3,15 @@
     /health/live, /health/ready    for orchestrators
     /metrics                       Prometheus
     /_dj/...                       operations; a bearer token with the operator role, without it 401
+    /docs/errors, /docs/errors/... what each error code means
     the app's routes               by dictionary
-    everything else                FastAPI: documentation pages, OpenAPI, mounted applications, 404 and 405
+    everything else                FastAPI: documentation pages, OpenAPI, mounted applications, 404
+
+A copy without the role `gateway` has the first four lines alone, and answers those of the app's routes that its roles
+name; every other route is 421, because another process would answer it.
+
+A method that a path does not take is answered here for all of them: HEAD by what GET would answer, without its body;
+OPTIONS by 204 with `Allow`; anything else by 405 with `Allow`, which lists every method of the path.
 
 The operator's token lies in DATA/operator.token, readable by its owner only; `dujiang up` writes it. A copy that finds no
 file has no operator, and everything under /_dj/ is 401.
@@ -14,17 +21,32 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from dujiang.data.backup import BackupTarget
 from dujiang.gateway.body import read_body
-from dujiang.gateway.problems import JSON_HEADERS, Answer, MethodNotAllowed, NotFound, answer_of_exception, send_answer
+from dujiang.gateway.guard import METHODS_ALLOWED
+from dujiang.gateway.pages import error_page
+from dujiang.gateway.problems import (
+    JSON_HEADERS,
+    PAGES,
+    Answer,
+    MethodNotAllowed,
+    NotFound,
+    RequestRefused,
+    answer_of_exception,
+    send_answer,
+)
 from dujiang.kernel.context import entered
 from dujiang.kernel.errors import DeadlinePassed, DujiangError
+from dujiang.kernel.problem import shortened
+from dujiang.messaging.forgotten import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
     from pathlib import Path
 
     Scope = MutableMapping[str, Any]
@@ -32,6 +54,15 @@ if TYPE_CHECKING:
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PAYLOAD_BYTES_MAX = 5 * 1024 * 1024
+# Paths that are answered here, and their methods.
+OWN = (
+    (re.compile(rf"/health/(live|ready)|/metrics|{PAGES}(/[^/]*)?"), "GET"),
+    (re.compile(r"/_dj/deadletters(/\d+)?|/_dj/invariants"), "GET"),
+    *((re.compile(r"/_dj/backup"), method) for method in ("GET", "POST", "DELETE")),
+    *((re.compile(r"/_dj/cache"), method) for method in ("GET", "DELETE")),
+    (re.compile(r"/_dj/deadletters/\d+/(replay|discard)|/_dj/audit"), "POST"),
+)
+PATH_BYTES_MAX = 16 * 1024
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,6 +74,19 @@ class OperatorOnly(DujiangError):
     status = 401
     says = "no valid bearer token came with the request"
     cure = "send `Authorization: Bearer <token>`; the token is in the file operator.token of the data folder"
+
+
+@dataclass(eq=False, kw_only=True)
+class NotServedHere(RequestRefused):
+    """The process that got the request has other roles; another one answers it."""
+
+    code = "not_served_here"
+    status = 421
+    says = "this process is {roles}, and does not answer {what}"
+    cure = "send it to a process with the role gateway"
+
+    roles: str
+    what: str
 
 
 class Operations:
@@ -57,27 +101,61 @@ class Operations:
         self._runtime = runtime
         self._token_file = token_file
         self._table = runtime.composition.table
+        self._verbs = runtime.roles.verbs
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one connection: choose who does, without a coroutine of its own between guard and route."""
         scope["dujiang"] = self._runtime
         if scope["type"] != "http":
-            await self._runtime.composition.fastapi(scope, receive, send)
-            return
+            return self._runtime.composition.fastapi(scope, receive, send)  # type: ignore[no-any-return]
+        if scope["method"] == "HEAD":
+            send = without_body(send)
         path = path_here(scope)
         if path.startswith("/_dj/") and not self._allowed(scope):
             answer = answer_of_exception(OperatorOnly())
             answer.headers.append((b"www-authenticate", b"Bearer"))
-            await send_answer(send, answer)
-            return
+            return send_answer(send, answer)
         inside = scope if path == scope["path"] else {**scope, "path": path}
         route = self._table.find(inside)
-        if route is not None:
-            await route.app(inside, receive, send)
-        elif path.startswith(("/health/", "/metrics", "/_dj/")):
+        if route is not None and route.spec.verb.kind in self._verbs:
+            return route.app(inside, receive, send)  # type: ignore[no-any-return]
+        return self._elsewhere(scope, inside, path, receive, send)
+
+    async def _elsewhere(self, scope: Scope, inside: Scope, path: str, receive: Receive, send: Send) -> None:
+        """Serve what is no route of the app."""
+        if await self._refused_method(scope, path, receive, send):
+            return
+        if path.startswith(("/health/", "/metrics", "/_dj/", f"{PAGES}/")) or path == PAGES:
             await self._own(inside, path, receive, send)
-        else:
+        elif "read" in self._verbs:
             await self._fall_back(scope, receive, send)
+        else:
+            what = shortened(f"{scope['method']} {path}", 200)
+            await send_answer(send, answer_of_exception(NotServedHere(roles=str(self._runtime.roles), what=what)))
+
+    def allow(self, scope: Scope) -> str:
+        """The methods of a request's path, as the header `Allow` lists them."""
+        path = path_here(scope)
+        # Whether there is something below /_dj/ is nobody's business before the token has been seen.
+        return allowed([] if path.startswith("/_dj/") else self._methods(path)) or METHODS_ALLOWED
+
+    def _methods(self, path: str) -> list[str]:
+        """The methods that a path takes; empty when it is not one of the app's or of ours."""
+        return [*self._table.methods(path), *(method for pattern, method in OWN if pattern.fullmatch(path))]
+
+    async def _refused_method(self, scope: Scope, path: str, receive: Receive, send: Send) -> bool:
+        """Answer a request whose path exists and does not take its method; whether it was one."""
+        method, methods = scope["method"], self._methods(path)
+        if not methods or method in methods:
+            return False
+        if method == "HEAD" and "GET" in methods:
+            await self({**scope, "method": "GET"}, receive, send)
+        elif method == "OPTIONS":
+            await send_answer(send, Answer(204, [(b"allow", allowed(methods).encode())], b""))
+        else:
+            refusal = MethodNotAllowed(method=shortened(method, 20), allow=allowed(methods))
+            await send_answer(send, answer_of_exception(refusal))
+        return True
 
     def _allowed(self, scope: Scope) -> bool:
         try:
@@ -101,8 +179,8 @@ class Operations:
     async def _answer(self, method: str, path: str, scope: Scope, receive: Receive) -> Answer:
         if path.startswith("/_dj/"):
             return await self._operate(method, path, scope, receive)
-        if method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(method=method, allow="GET")
+        if path == PAGES or path.startswith(f"{PAGES}/"):
+            return error_page(path[len(PAGES) + 1 :])
         if path == "/metrics":
             body, content_type = self._runtime.metrics.render()
             return Answer(200, [(b"content-type", content_type.encode())], body)
@@ -131,6 +209,21 @@ class Operations:
             case ("POST", ["deadletters", dead_id, "discard"]) if dead_id.isdigit():
                 await letters.discard(int(dead_id))
                 return Answer(204, [], b"")
+            case ("POST", ["backup"]):
+                backups = self._runtime.backups
+                return json_answer(backups.begin(target_of(await read_body(receive, PATH_BYTES_MAX))).to_json(), 202)
+            case ("GET", ["backup"]):
+                return json_answer(self._runtime.backups.standing.to_json())
+            case ("DELETE", ["backup"]):
+                self._runtime.backups.cancel()
+                return json_answer(self._runtime.backups.standing.to_json(), 202)
+            case ("GET", ["cache"]):
+                return json_answer(self._runtime.caching.show())
+            case ("DELETE", ["cache"]):
+                await self._runtime.transact(forget_everything, what="cache drop")
+                return Answer(204, [], b"")
+            case ("GET", ["invariants"]):
+                return json_answer([asdict(each) for each in self._runtime.laws.standings.values()])
             case ("POST", ["audit"]):
                 return json_answer([asdict(violation) for violation in await self._runtime.audit()])
         raise NotFound(what=path)
@@ -140,7 +233,33 @@ class Operations:
         try:
             await self._runtime.composition.fallback(scope, receive, send)
         except Exception as error:  # noqa: BLE001
-            await send_answer(send, answer_of_exception(error))
+            answer = answer_of_exception(error)
+            allow = dict(answer.headers).get(b"allow")
+            if answer.status == 405 and allow is not None and scope["method"] == "OPTIONS":
+                answer = Answer(204, [(b"allow", allowed(allow.decode().split(", ")).encode())], b"")
+            await send_answer(send, answer)
+
+
+async def forget_everything(tx: Any) -> None:
+    """Put an end to every cached answer, in every process."""
+    tx.forget(EVERYTHING)
+
+
+def allowed(methods: Iterable[str]) -> str:
+    """What `Allow` lists for a path with these methods: HEAD comes with GET, OPTIONS with any."""
+    listed = set(methods)
+    if listed:
+        listed |= {"OPTIONS", *(["HEAD"] if "GET" in listed else [])}
+    return ", ".join(sorted(listed))
+
+
+def without_body(send: Send) -> Send:
+    """A `send` that keeps the head of an answer and drops its body."""
+
+    async def headed(message: MutableMapping[str, Any]) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headed
 
 
 def path_here(scope: Scope) -> str:
@@ -157,6 +276,17 @@ def path_here(scope: Scope) -> str:
 def query_of(scope: Scope) -> dict[str, str]:
     """The query by name, decoded; of a name that stands twice the last value counts."""
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+def target_of(raw: bytes) -> str:
+    """The target in the body of a request for a backup. Raises BackupTarget."""
+    try:
+        target = json.loads(raw)["target"]
+    except (ValueError, KeyError, TypeError):
+        target = None
+    if not isinstance(target, str) or "\0" in target:
+        raise BackupTarget(target=repr(raw[:100]), why='the body is not {"target": "/absolute/path"}')
+    return target
 
 
 def health_answer(ok: bool, report: dict[str, Any]) -> Answer:  # noqa: FBT001

@@ -6,7 +6,7 @@
     Instant         TIMESTAMP WITH TIME ZONE BIGINT, microsec.   aware datetime, UTC
     Json            JSONB                    JSON, sorted keys   what json.loads gives; None is NULL
     Choice(*values) VARCHAR + CHECK          VARCHAR + CHECK     str, one of `values`
-    Key(length)     VARCHAR COLLATE "C"      VARCHAR + CHECK     str, ordered by bytes
+    Key(length)     VARCHAR COLLATE "C"      VARCHAR             str, ordered by bytes
 
 Money counts minor units because SQLite has no exact decimals: its NUMERIC is a double, and sums of it drift. In SQL,
 sums and differences of amounts of one scale are amounts, and so is an amount times a whole number; a product of two
@@ -15,15 +15,13 @@ amounts or a sum with a plain number is refused when the statement is built, an 
 An instant is compared with instants from Python (`tx.now`), never with the database's own clock (`func.now()`), whose
 type differs; arithmetic on instants is Python's.
 
-A value that its column cannot hold exactly is refused before it reaches the database, with the same error everywhere.
-tests/conformance/test_statements.py runs every type on every database.
+A value that its column cannot hold exactly is refused before it reaches the database, with the same error everywhere;
+so it is for SQLAlchemy's own types (data/values.py). tests/conformance/test_statements.py runs every type on every
+database.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -34,20 +32,20 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     MetaData,
     Numeric,
     String,
     TypeDecorator,
     event,
-    func,
     types,
 )
-from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql import operators
 
 from dujiang.data.types import EXACT, INTEGER_MAX, Scale
+from dujiang.data.values import ColumnRefused, Misfit, canonical_json, check_text, shape, text_rule
 from dujiang.kernel.clock import instant, microseconds
-from dujiang.kernel.errors import Declared, DujiangError
+from dujiang.kernel.errors import Declared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,24 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "ColumnRefused", "Id", "Instant", "Json", "Key", "Money", "refuse_unportable"]
 
-# The escape of the character NUL, not preceded by an odd number of backslashes.
-NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
 FACTORS = {operators.mul, operators.truediv, operators.floordiv, operators.mod}
-
-
-@dataclass(eq=False, kw_only=True)
-class ColumnRefused(DujiangError, DontWrapMixin):
-    """A value does not fit its column exactly."""
-
-    code = "column_value"
-    move = "report"
-    says = "a column of type {column} does not hold {value}: {why}"
-    cure = "make the value exact before it is written; the database must not round or reinterpret it"
-
-    column: str
-    value: str
-    why: str
 
 
 class Id(TypeDecorator[int]):
@@ -95,7 +76,12 @@ class Id(TypeDecorator[int]):
         """Refuse what is no id."""
         if value is None or (type(value) is int and 0 <= value <= INTEGER_MAX):
             return value
-        raise ColumnRefused(column="Id", value=repr(value), why="an id is an int from 0 to 2**63-1")
+        raise ColumnRefused(column="Id", value=shape(value), why="an id is an int from 0 to 2**63-1")
+
+    @staticmethod
+    def quick_form(*, assigned: bool) -> str:  # noqa: ARG004  (every type that has this is asked the same)
+        """See `Rule.quick`."""
+        return f"{{v}}.__class__ is int and 0 <= {{v}} <= {INTEGER_MAX}"
 
 
 class MoneyComparator(TypeDecorator.Comparator[Decimal], BigInteger.Comparator[Decimal]):
@@ -163,7 +149,16 @@ class Money(TypeDecorator[Decimal]):
 
     def refused(self, value: object, why: str) -> ColumnRefused:
         """The error for a value, or the name of an operator."""
-        return ColumnRefused(column=f"Money({self.scale})", value=repr(value), why=why)
+        shown = f"the operator {value}" if isinstance(value, str) and value.isidentifier() else shape(value)
+        return ColumnRefused(column=repr(self), value=shown, why=why)
+
+    def __repr__(self) -> str:
+        return f"Money({self.scale})"
+
+    @staticmethod
+    def quick_form(*, assigned: bool) -> str:  # noqa: ARG004  (every type that has this is asked the same)
+        """See `Rule.quick`; there is none."""
+        return ""
 
 
 class InstantComparator(TypeDecorator.Comparator[datetime], BigInteger.Comparator[datetime]):
@@ -190,14 +185,32 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         if not isinstance(value, datetime) or value.utcoffset() is None:
-            raise ColumnRefused(column="Instant", value=repr(value), why="an instant is a datetime with a time zone")
-        return value.astimezone(UTC) if dialect.name == "postgresql" else microseconds(value)
+            raise ColumnRefused(column="Instant", value=shape(value), why="an instant is a datetime with a time zone")
+        if dialect.name != "postgresql" and 1 < value.year < 9999:
+            return microseconds(value)
+        try:
+            moment = value.astimezone(UTC)
+        except OverflowError:
+            why = "an instant lies in the years 1 to 9999, UTC"
+            raise ColumnRefused(column="Instant", value=shape(value), why=why) from None
+        return moment if dialect.name == "postgresql" else microseconds(moment)
+
+    def __repr__(self) -> str:
+        return "Instant()"
+
+    @staticmethod
+    def quick_form(*, assigned: bool) -> str:  # noqa: ARG004  (every type that has this is asked the same)
+        """See `Rule.quick`; there is none."""
+        return ""
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """The instant, in UTC."""
         if value is None:
             return None
-        return value.astimezone(UTC) if isinstance(value, datetime) else instant(value)
+        if not isinstance(value, datetime):
+            return instant(value)
+        # asyncpg reads and writes the first and the last instant as PostgreSQL's infinities, without a zone.
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Json(TypeDecorator[Any]):
@@ -260,9 +273,14 @@ class Choice(TypeDecorator[str]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Refuse what is none of the values."""
-        if value is None or value in self.values:
-            return value  # type: ignore[no-any-return]
-        raise ColumnRefused(column=repr(self), value=repr(value), why="it is none of the choices")
+        if value is None or (isinstance(value, str) and value in self.values):
+            return value
+        raise ColumnRefused(column=repr(self), value=shape(value), why="it is none of the choices")
+
+    def quick_form(self, *, assigned: bool) -> str:
+        """See `Rule.quick`."""
+        values = repr(self.values).replace("{", "{{").replace("}", "}}")
+        return f"{{v}}.__class__ is str and {{v}} in {values}"
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         """A pattern is text; whatever is compared for equality is a choice."""
@@ -288,23 +306,21 @@ class Key(TypeDecorator[str]):
         own = String(self.length, collation="C") if dialect.name == "postgresql" else String(self.length)
         return dialect.type_descriptor(own)
 
-    def _set_parent(self, parent: Any, outer: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002
-        super()._set_parent(parent, outer=outer, **options)
-        event.listen(parent, "after_parent_attach", self._constrain)
-
-    def _constrain(self, column: Column[Any], table: Table) -> None:
-        # SQLite takes VARCHAR(n) for a remark.
-        check(column, table, "length", func.length(column) <= self.length).ddl_if(dialect="sqlite")
+    def __repr__(self) -> str:
+        return f"Key({self.length})"
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Refuse what is no text, and the character NUL, which not every database keeps."""
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise ColumnRefused(column=f"Key({self.length})", value=repr(value), why="a key is a str")
-        if "\0" in value:
-            raise ColumnRefused(column=f"Key({self.length})", value=repr(value), why="it holds the character NUL")
-        return value
+        """Refuse what is no text, and text that not every database keeps; the length matters where it is assigned."""
+        if value is not None:
+            try:
+                check_text(value)
+            except Misfit as misfit:
+                raise ColumnRefused(column=repr(self), value=shape(value), why=str(misfit)) from None
+        return value  # type: ignore[no-any-return]
+
+    def quick_form(self, *, assigned: bool) -> str:
+        """See `Rule.quick`."""
+        return text_rule(self.length if assigned else None).quick
 
 
 def check(column: Column[Any], table: Table, what: str, condition: ColumnElement[bool]) -> CheckConstraint:
@@ -312,25 +328,6 @@ def check(column: Column[Any], table: Table, what: str, condition: ColumnElement
     constraint = CheckConstraint(condition, name=f"{column.name}_{what}", _type_bound=True)
     table.append_constraint(constraint)
     return constraint
-
-
-def canonical_json(value: Any) -> str | None:
-    """The one text of a JSON value: sorted keys, no spaces. Refuses NaN, infinity and the character NUL."""
-    if value is None:
-        return None
-    try:
-        text = json.dumps(
-            None if value is types.JSON.NULL else value,
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-    except (TypeError, ValueError) as cause:
-        raise ColumnRefused(column="Json", value=repr(value)[:200], why=str(cause)) from None
-    if "\\u0000" in text and NUL_ESCAPE.search(text):
-        raise ColumnRefused(column="Json", value=repr(value)[:200], why="it holds the character NUL")
-    return text
 
 
 def refuse_unportable(metadata: MetaData, *, zones: bool = True) -> None:
@@ -359,6 +356,10 @@ def refuse_unportable(metadata: MetaData, *, zones: bool = True) -> None:
 
 def unportable(column: Column[Any], *, zones: bool) -> tuple[str, str] | None:
     """What is wrong with a column and how to cure it, or None."""
+    if isinstance(column.type, types.CHAR):
+        return ("CHAR is filled up with spaces on PostgreSQL", "use dujiang.columns.Key(length), or String(length)")
+    if isinstance(column.type, Float) and is_single(column.type):
+        return ("a Float of 24 bits or less has 4 bytes on PostgreSQL and 8 on SQLite", "use Double, or a plain Float")
     if isinstance(column.type, Numeric):
         return ("Numeric is a double on SQLite and loses cents", "use dujiang.columns.Money(scale)")
     if isinstance(column.type, DateTime) and not (column.type.timezone and zones):
@@ -366,3 +367,8 @@ def unportable(column: Column[Any], *, zones: bool) -> tuple[str, str] | None:
     if isinstance(column.type, Instant) and (column.server_default is not None or column.server_onupdate is not None):
         return ("the databases' own clocks have different types", "set the instant in the statement, from tx.now")
     return None
+
+
+def is_single(kind: Float[Any]) -> bool:
+    """Whether a server keeps such numbers in 4 bytes."""
+    return isinstance(kind, types.REAL) or (kind.precision is not None and kind.precision <= 24)

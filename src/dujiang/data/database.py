@@ -20,8 +20,9 @@ testing/conformance/database.py holds every adapter to each numbered promise.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from dujiang.kernel.errors import DujiangError
 
@@ -37,6 +38,10 @@ T = TypeVar("T")
 
 Isolation = Literal["read_committed", "serializable"]
 
+# Set where calls keep this process alive. An adapter with a pool serves them from a connection that nothing else takes:
+# a process whose connections all wait for locks must not lose its lease, which would put an end to everything it does.
+VITAL: ContextVar[bool] = ContextVar("vital", default=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
@@ -46,6 +51,7 @@ class Capabilities:
         arrays: A list is one parameter, unfolded by `unnest`; otherwise lists travel as JSON text (`json_each`).
         writable_cte: Several writes fit in one statement as `WITH a AS (INSERT ...), b AS (DELETE ...) SELECT`.
         skip_locked: `FOR UPDATE SKIP LOCKED` exists.
+        key_locks: A number can be locked for a transaction if nobody else has it, without waiting.
         xid_horizon: The oldest running transaction can be read, so a gap in a sequence can be closed exactly.
         many_writers: Several processes may write at once; otherwise one process owns the store.
         listen: Another process can be woken through the store.
@@ -55,6 +61,7 @@ class Capabilities:
     arrays: bool
     writable_cte: bool
     skip_locked: bool
+    key_locks: bool
     xid_horizon: bool
     many_writers: bool
     listen: bool
@@ -150,6 +157,18 @@ class Database(Protocol):
         """Names the database for people; no password in it."""
         ...
 
+    @property
+    def epoch(self) -> int:
+        """Changes when another server, or the same after a crash, may stand behind the URL.
+
+        What was committed before may be gone then, with an asynchronous standby: whoever remembers it looks again.
+        """
+        ...
+
+    async def servers(self) -> list[dict[str, str]]:
+        """What each server behind the URL is at this moment, `host` and `state`; empty where there is no server."""
+        ...
+
     async def start(self) -> None:
         """Open; raises DatabaseUnreachable, DatabaseRefused, StoreInUse with the cure."""
         ...
@@ -212,6 +231,27 @@ class DatabaseUnreachable(DujiangError):
 
     url: str
     why: str
+
+
+@dataclass(eq=False, kw_only=True)
+class DiskFull(DatabaseUnreachable):
+    """The disk of the store is full; nothing was written, so the request can be repeated later."""
+
+    code = "disk_full"
+    status = 507
+    says = "the disk of {url} is full: {why}"
+    cure = "make room on that disk; writes then work again by themselves, reads work meanwhile"
+    retry_after_s: ClassVar[float] = 10.0
+
+
+@dataclass(eq=False, kw_only=True)
+class DiskFailed(DatabaseUnreachable):
+    """The disk of the store fails; nothing was acknowledged, so the request can be repeated later."""
+
+    code = "disk_failed"
+    says = "the disk of {url} failed: {why}"
+    cure = "read the kernel's log (dmesg); if the disk is dying, stop, copy the folder away, restore the last backup"
+    retry_after_s: ClassVar[float] = 10.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -332,6 +372,11 @@ class TransactionFailed(DujiangError):
     cure = "let the error out, or put the statement that may fail inside `async with tx.savepoint():`"
 
     why: str
+
+
+# A transaction that goes without a statement for so long is at fault: a drill calls it `held-transaction`, the embedded
+# store takes the writer from it, and on a server, whose own limit is longer, it is logged.
+HELD_S_MAX = 1.0
 
 
 @dataclass(eq=False, kw_only=True)

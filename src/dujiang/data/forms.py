@@ -11,22 +11,27 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import ARRAY, TypeDecorator, types
+from sqlalchemy import ARRAY, BindParameter, ColumnElement, TypeDecorator, types
 from sqlalchemy.engine.cursor import CursorResultMetaData
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.sqltypes import _AbstractInterval
 
+from dujiang.data.binding import EXTRACTED, FIXED, GIVEN, binder
+from dujiang.data.values import UNNAMED, ColumnRefused
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import BindParameter, Executable
+    from sqlalchemy import Executable
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.engine.result import ResultMetaData
+
+    from dujiang.data.binding import Binder
 
     Params = Mapping[str, Any]
     Processor = Callable[[Any], Any] | None
 
-__all__ = ["EXTRACTED", "FIXED", "GIVEN", "Form", "form_of"]
+__all__ = ["Form", "form_of"]
 
 # Types whose values go through processors alone, whatever the statement around them; and TypeDecorators of them.
 TYPES = (
@@ -50,9 +55,6 @@ TYPES = (
 OID_OF: Final[dict[type, int]] = {float: 701, int: 23}
 OID_NUMERIC = 1700
 
-# Where the value of an argument comes from.
-GIVEN, EXTRACTED, FIXED = range(3)
-
 
 class Form:
     """The compiled form of equal statements that are run with parameters of the same names.
@@ -60,11 +62,12 @@ class Form:
     Attributes:
         text: SQL in the driver's parameter style.
         plan: For each argument, in order: where its value comes from, which one, and what it goes through.
+        bind: Makes the text and the arguments by the plan; see data/binding.py.
         expands: The text depends on the values: an IN list, or a value that is written into the text.
         returns_rows: The statement has rows of its own; not those that SQLAlchemy asks for to learn a new key.
     """
 
-    __slots__ = ("_columns", "_compiled", "_dialect", "_sources", "expands", "plan", "returns_rows", "text")
+    __slots__ = ("_columns", "_compiled", "_dialect", "_sources", "bind", "expands", "plan", "returns_rows", "text")
 
     def __init__(
         self, compiled: SQLCompiler, dialect: Dialect, sources: dict[str, tuple[int, Any]], *, returns_rows: bool
@@ -74,12 +77,13 @@ class Form:
         self.returns_rows = returns_rows
         processors = cast("Mapping[str, Any]", compiled._bind_processors)  # noqa: SLF001
         self.plan = [(*sources[name], processors.get(name)) for name in compiled.positiontup or ()]
+        self.bind: Binder = binder(self.text, () if self.expands else self.plan)
         self._compiled = compiled
         self._dialect = dialect
         self._sources = sources
         self._columns: CursorResultMetaData | None = None
 
-    def expanded(self, params: Params, extracted: Sequence[BindParameter[Any]]) -> tuple[str, list[Any]]:
+    def expanded(self, extracted: Sequence[BindParameter[Any]], params: Params) -> tuple[str, list[Any]]:
         """The text and the arguments of a statement whose text depends on them."""
         values = {}
         for name, (source, what) in self._sources.items():
@@ -95,6 +99,18 @@ class Form:
             processor = cast("Processor", processors.get(name))
             args.append(value if processor is None else processor(value))
         return state.statement, args
+
+    def named(self, refused: ColumnRefused) -> ColumnRefused:
+        """What the database refused, with the columns whose values the statement lets it compute."""
+        state: Any = self._compiled.compile_state
+        table, values = getattr(state, "dml_table", None), getattr(state, "_dict_parameters", None)
+        if refused.column != UNNAMED or table is None or not values:
+            return refused
+        names = [key for key, value in values.items() if isinstance(value, ColumnElement)]
+        computed = [f"{table.name}.{key}" for key in names if not isinstance(values[key], BindParameter)]
+        if not computed:
+            return refused
+        return ColumnRefused(column=" or ".join(computed), value="what is computed for it", why=refused.why)
 
     def columns_of(self, statement: Executable | None) -> ResultMetaData:
         """SQLAlchemy's description of the columns, which finds them by the column objects of this very statement."""

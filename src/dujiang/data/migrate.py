@@ -13,6 +13,8 @@ all that they would say is known here.
 Each script runs in one transaction together with the row that records it. What it was going to do is read again inside
 that transaction, and upgrades of one database wait for each other, so any number of processes may start at once.
 
+Code that is older than the store goes on where the scripts that it does not know only added something; see additive.py.
+
 Not possible: a script that leaves its transaction (`autocommit_block`, CREATE INDEX CONCURRENTLY).
 
 tests/unit/data/test_migrate.py breaks scripts in each way on both kinds of store.
@@ -34,6 +36,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
+from dujiang.data.additive import additions, leads, only_added, remember, shape_of
 from dujiang.data.history import PLATFORM, History
 from dujiang.kernel.errors import DujiangError
 
@@ -63,10 +66,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-State = Literal["current", "empty", "pending", "ahead", "dirty"]
+State = Literal["current", "newer", "empty", "pending", "ahead", "dirty"]
 
 # From harmless to grave; a schema is in the gravest state of its histories.
-GRAVITY: tuple[State, ...] = ("current", "empty", "pending", "ahead", "dirty")
+GRAVITY: tuple[State, ...] = ("current", "newer", "empty", "pending", "ahead", "dirty")
 
 TURNS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
@@ -95,9 +98,9 @@ class HistoryStatus:
         name: The history's name; `dujiang` for the platform's.
         current: The revision of the store; several, separated by commas, if it is dirty; empty if there is none.
         head: The last revision that the code knows; empty if it has no scripts.
-        state: `empty` nothing was ever run; `pending` some scripts were not; `ahead` the store is at a revision that
-        the
-            code does not know; `dirty` the store's record cannot be right.
+        state: `empty` nothing was ever run; `pending` some scripts were not; `newer` the store is at a revision that the
+            code does not know, and what leads there only added something; `ahead` it is, and something was changed;
+            `dirty` the store's record cannot be right.
         pending: The revisions that an upgrade would run, in order.
     """
 
@@ -110,7 +113,9 @@ class HistoryStatus:
     @property
     def names(self) -> tuple[str, ...]:
         """What is pending, unknown or wrong, for people: `shop 0002`."""
-        of = self.pending or ((self.current or "tables without a version",) if self.state in ("ahead", "dirty") else ())
+        of = self.pending or (
+            (self.current or "tables without a version",) if self.state in ("newer", "ahead", "dirty") else ()
+        )
         return tuple(f"{self.name} {revision}" for revision in of)
 
 
@@ -176,7 +181,7 @@ def overall(found: Sequence[HistoryStatus]) -> tuple[State, tuple[str, ...]]:
     """The gravest state of all histories, and the names of what is pending or wrong. A store is empty as a whole."""
     states = {each.state for each in found}
     state: State = max(states, key=GRAVITY.index, default="current")
-    if state == "empty" and "current" in states and any(each.current for each in found):
+    if state == "empty" and states & {"current", "newer"} and any(each.current for each in found):
         state = "pending"
     return state, tuple(name for each in found for name in each.names)
 
@@ -243,14 +248,16 @@ def stand(connection: sqlalchemy.Connection, history: History, scripts: ScriptDi
     with connection.begin():
         heads = context_of(connection, history).get_current_heads()
         tables = [] if heads else sqlalchemy.inspect(connection).get_table_names()
-    known = [script.revision for script in scripts.walk_revisions()][::-1]
+        known = [script.revision for script in scripts.walk_revisions()][::-1]
+        beyond = len(heads) == 1 and heads[0] not in known
+        added = beyond and bool(known) and leads(additions(connection, history), known[-1], heads[0])
     state: State = "current"
     pending: tuple[str, ...] = ()
     left_over = not history.name and any(name.startswith("dj_") and "version" not in name for name in tables)
     if len(heads) > 1 or left_over:
         state = "dirty"
-    elif heads and heads[0] not in known:
-        state = "ahead"
+    elif beyond:
+        state = "newer" if added else "ahead"
     else:
         pending = tuple(known[known.index(heads[0]) + 1 :] if heads else known)
         state = "current" if not pending else "pending" if heads else "empty"
@@ -277,9 +284,13 @@ def advance(connection: sqlalchemy.Connection, history: History, scripts: Script
 
     try:
         with connection.begin():
+            before = shape_of(connection) if found.current else None
             context = context_of(connection, history, fn=only)
             with Operations.context(context):
                 context.run_migrations()
+            said = getattr(script.module, "additive", None)  # What its author says stands above what is seen.
+            if before is not None and (only_added(before, shape_of(connection)) if said is None else said):
+                remember(connection, history, found.current, script.revision)
     except Exception as cause:
         statement, why = told(cause)
         raise MigrationFailed(

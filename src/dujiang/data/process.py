@@ -12,6 +12,9 @@
 A process that is told to stop, and one that starts under the same instance name as a dead one, ends the old row at once:
 the lease is for deaths that nobody saw. A store with one process at a time ends every row of another process when it
 opens: whoever holds the file is the only one alive.
+
+Expiry is by the store's clock (data/clock.py), which is looked at before each beat. When that clock was moved, every lease
+looks wrong until its holder has beaten once more, so for the length of a lease nobody is taken for dead.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dujiang.data.database import VITAL
 from dujiang.data.sql import Sql
-from dujiang.kernel.entropy import SystemEntropy
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.ids import WORKER_COUNT, IdMaker
 from dujiang.kernel.tasks import ended
@@ -32,17 +35,18 @@ from dujiang.kernel.tasks import ended
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from dujiang.data.clock import StoreClock
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.node import Node
+
+    # Puts back what a lease held: (connection, lease, now).
+    PutBack = Callable[[Connection, int, int], Awaitable[Any]]
 
 logger = logging.getLogger("dujiang.process")
 
 BEAT_S, IDS_STOP_S, CANCEL_S, LEASE_S = 5.0, 15.0, 17.0, 20.0
 AHEAD_US = 30_000_000
 RETRY_S = 1.0
-
-# Tells this process from one before it: in a container every process has the same number.
-MARK = SystemEntropy().secret(8).hex()
 
 LOCK = Sql(
     "process_lock",
@@ -106,9 +110,11 @@ class ProcessLease:
         node: The running copy.
         database: Where the row is.
         instance: The stable name of this process across restarts; empty = none.
-        release: Puts back what a dead lease held, inside a transaction; messaging gives it.
+        release: Puts back what a lease held that its process ends itself, inside a transaction; messaging gives it.
         lost: Called once when this process must take itself for dead.
         orphaned: Finds leases that hold work although nobody living has them; messaging gives it.
+        reclaim: Puts back what the lease of a dead process held; default: like `release`.
+        clock: The store's; sampled before each beat.
     """
 
     def __init__(
@@ -116,22 +122,27 @@ class ProcessLease:
         node: Node,
         database: Database,
         instance: str,
-        release: Callable[[Connection, int, int], Awaitable[Any]],
+        release: PutBack,
         lost: Callable[[], None],
-        orphaned: Callable[[Connection], Awaitable[Sequence[int]]] | None = None,
+        *,
+        orphaned: Callable[[Connection], Awaitable[Sequence[int]]],
+        reclaim: PutBack | None = None,
+        clock: StoreClock,
     ) -> None:
         self._node = node
         self._database = database
         self._instance = instance
         self._release = release
+        self._reclaim = reclaim or release
         self._lost = lost
         self._orphaned = orphaned
+        self._clock = clock
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._confirmed = 0.0
         self.lease = 0
         self.process_id = -1
-        self.ids = IdMaker(node.clock, 0)
+        self.ids = IdMaker(clock, 0)
 
     def __repr__(self) -> str:
         return f"<ProcessLease id {self.process_id}, lease {self.lease}>"
@@ -149,19 +160,19 @@ class ProcessLease:
             await ended(self._task)
         if self.lease:
             lease, self.lease = self.lease, 0
-            await self._end(lease)
+            await self._end(lease, self._release)
 
     async def _acquire(self) -> None:
-        asked_at = self._node.clock.monotonic()
-        info = json.dumps({"pid": os.getpid(), "mark": MARK, "instance": self._instance})
+        asked_at = self._clock.monotonic()
+        info = json.dumps({"pid": os.getpid(), "mark": self._node.mark, "instance": self._instance})
 
         async def body(connection: Connection) -> tuple[int, int, int]:
-            now_us = self._node.clock.now_us()
+            now_us = self._clock.now_us()
             lease = (await connection.fetch(LOCK))[0][0]
             await self._end_recognised(connection, now_us)
             # Before a row is given to us: the work of the dead one who held it would belong to nobody.
             for dead, _ in await connection.fetch(EXPIRED, now_us):
-                await self._end_in(connection, dead, now_us)
+                await self._end_in(connection, dead, now_us, self._reclaim)
             until_us, high_us = now_us + int(LEASE_S * 1e6), now_us + AHEAD_US
             free = await connection.fetch(FREE, now_us)
             count = (await connection.fetch(COUNT))[0][0]
@@ -179,7 +190,7 @@ class ProcessLease:
 
         self.process_id, self.lease, above_us = await self._database.write(body)
         # A row that ended cleanly or long ago reserved nothing that lies ahead of the clock.
-        self.ids = IdMaker(self._node.clock, self.process_id, above_ms=above_us // 1000)
+        self.ids = IdMaker(self._clock, self.process_id, above_ms=above_us // 1000)
         self._confirm(asked_at)
 
     async def _end_recognised(self, connection: Connection, now_us: int) -> None:
@@ -188,15 +199,16 @@ class ProcessLease:
         for lease, text in await connection.fetch(SAME_INSTANCE):
             info = json.loads(text)
             same = bool(self._instance) and info.get("instance") == self._instance
-            if (alone or same) and info.get("mark") != MARK:
-                await self._end_in(connection, lease, now_us)
+            if (alone or same) and info.get("mark") != self._node.mark:
+                await self._end_in(connection, lease, now_us, self._reclaim)
 
     def _confirm(self, asked_at: float) -> None:
         self._confirmed = asked_at
         self.ids.confirm(asked_at + IDS_STOP_S)
 
     async def _run(self) -> None:
-        clock, wait_s = self._node.clock, BEAT_S
+        VITAL.set(True)  # In this task alone.
+        clock, wait_s = self._clock, BEAT_S
         while not self._stopping:
             await clock.sleep(wait_s * self._node.entropy.uniform(0.9, 1.0))
             cancel_at = self._confirmed + CANCEL_S
@@ -214,7 +226,8 @@ class ProcessLease:
                 await self._begin_again()
 
     async def _beat(self) -> bool:
-        asked_at, now_us = self._node.clock.monotonic(), self._node.clock.now_us()
+        await self._clock.sample()
+        asked_at, now_us = self._clock.monotonic(), self._clock.now_us()
         if not await self._database.statement(BEAT, self.lease, now_us + int(LEASE_S * 1e6), now_us + AHEAD_US):
             return False
         self._confirm(asked_at)
@@ -227,31 +240,37 @@ class ProcessLease:
         self._lost()
         while not self._stopping:
             try:
-                await self._end(lost)
+                await self._end(lost, self._release)
                 await self._acquire()
             except Exception as error:  # noqa: BLE001  (as above)
                 logger.warning("no new lease yet: %s", error)
-                await self._node.clock.sleep(RETRY_S)
+                await self._clock.sleep(RETRY_S)
             else:
                 return
 
     async def reap(self) -> None:
         """Put back what expired processes held, and end their rows; any process may do it, one wins."""
-        rows = await self._database.read(lambda c: c.fetch(EXPIRED, self._node.clock.now_us()))
-        for lease, holder in rows:
-            logger.warning("process %s (lease %d) is taken for dead", holder, lease)
-            await self._end(lease)
-        if self._orphaned is not None:
-            # Claimed under a lease that had been ended by then; the one who claimed it cannot know.
-            for lease in await self._database.read(self._orphaned):
-                logger.warning("lease %d held work after its end; it is put back", lease)
-                await self._database.write(lambda c, lease=lease: self._release(c, lease, self._node.clock.now_us()))  # type: ignore[misc]
+        if not self._clock_just_stepped:
+            rows = await self._database.read(lambda c: c.fetch(EXPIRED, self._clock.now_us()))
+            for lease, holder in rows:
+                logger.warning("process %s (lease %d) is taken for dead", holder, lease)
+                await self._end(lease, self._reclaim)
+        # Claimed under a lease that had been ended by then; the one who claimed it cannot know.
+        for lease in await self._database.read(self._orphaned):
+            logger.warning("lease %d held work after its end; it is put back", lease)
+            await self._database.write(lambda c, lease=lease: self._release(c, lease, self._clock.now_us()))  # type: ignore[misc]
 
-    async def _end(self, lease: int) -> None:
-        await self._database.write(lambda c: self._end_in(c, lease, self._node.clock.now_us()))
+    @property
+    def _clock_just_stepped(self) -> bool:
+        """Whether the living may look dead, because they have not beaten since the store's clock was moved."""
+        stepped = self._clock.stepped
+        return stepped is not None and self._clock.monotonic() < stepped + LEASE_S
 
-    async def _end_in(self, connection: Connection, lease: int, now_us: int) -> None:
+    async def _end(self, lease: int, put_back: PutBack) -> None:
+        await self._database.write(lambda c: self._end_in(c, lease, self._clock.now_us(), put_back))
+
+    async def _end_in(self, connection: Connection, lease: int, now_us: int, put_back: PutBack) -> None:
         """End a row and put back what it held, inside a transaction."""
         # The row's lock first: two reapers, or a reaper and a late beat, decide here.
         if await connection.fetch(END, lease):
-            await self._release(connection, lease, now_us)
+            await put_back(connection, lease, now_us)

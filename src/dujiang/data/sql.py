@@ -20,11 +20,14 @@ class Sql:
         name: Unique; shown in logs, metrics and errors.
         text: The SQL, with `$1 .. $n`.
         says: One sentence: what it does.
+        claims: For an insert that only claims a key, the SELECT that answers what it would return. It takes the same
+            parameters. Databases hold the key by its unique index; a simulation holds the key alone, not its one writer.
     """
 
     name: str
     text: str
     says: str
+    claims: str = ""
     numbered: str = field(init=False, default="")
 
     def __post_init__(self) -> None:

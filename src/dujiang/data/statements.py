@@ -29,31 +29,32 @@ import weakref
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import CompoundSelect, Delete, Insert, Select, Update
 from sqlalchemy.engine.cursor import _NO_RESULT_METADATA
 from sqlalchemy.engine.result import IteratorResult
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import WARN_LINTING
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import LRUCache
 
+from dujiang.data.binding import FIXED, GIVEN
 from dujiang.data.database import WriteInRead
-from dujiang.data.forms import FIXED, GIVEN, Form, form_of
-from dujiang.kernel.errors import DujiangError
+from dujiang.data.forms import Form, form_of
+from dujiang.data.values import ColumnRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import BindParameter, Executable
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.engine.result import ResultMetaData
 
     from dujiang.data.database import Connection
-    from dujiang.data.forms import Params, Processor
+    from dujiang.data.forms import Params
 
     AnyResult = IteratorResult[*tuple[Any, ...]]
 else:
@@ -106,6 +107,7 @@ async def execute(
             counts the matched rows of all. An empty list runs nothing.
 
     Raises:
+        ColumnRefused: A value does not fit its column; nothing was sent, or the database found what it computed.
         DujiangError: What the port `database` says of failing statements.
         sqlalchemy.exc.SQLAlchemyError: The statement cannot be compiled, or lacks a parameter.
     """
@@ -116,7 +118,10 @@ async def execute(
     if prepared is None:
         return await execute_whole(connection, statement, params)
     text, args = prepared.bind(given)
-    rows, matched = await connection.run(text, args)
+    try:
+        rows, matched = await connection.run(text, args)
+    except ColumnRefused as refused:
+        raise prepared.form.named(refused) from refused
     return prepared.result(rows, matched)
 
 
@@ -134,7 +139,11 @@ async def execute_many(
         prepared = known_of(dialect).learn(statement, sets[0], many=True)
     if prepared is None:
         return await execute_whole(connection, statement, sets)
-    matched = await connection.run_many(prepared.form.text, [prepared.bind(given)[1] for given in sets])
+    rows = [prepared.bind(given)[1] for given in sets]
+    try:
+        matched = await connection.run_many(prepared.form.text, rows)
+    except ColumnRefused as refused:
+        raise prepared.form.named(refused) from refused
     return Result(_NO_RESULT_METADATA, (), matched)
 
 
@@ -143,23 +152,17 @@ async def execute_whole(
 ) -> Result:
     """Let SQLAlchemy execute a statement on the same transaction."""
     returning = getattr(statement, "_returning", ()) or not statement.is_dml
-    try:
-        async with connection.orm_connection() as whole:
-            if not returning and isinstance(params, (list, tuple)):
-                # Given the whole list, drivers do not count.
-                counts = [(await whole.execute(statement, given)).rowcount for given in params]
-                return Result(_NO_RESULT_METADATA, (), sum(counts))
-            done = await whole.execute(statement, params)
-            if not returning or not done.returns_rows:
-                return Result(_NO_RESULT_METADATA, (), done.rowcount)
-            metadata = done._metadata._for_freeze()  # noqa: SLF001
-            rows = [tuple(row) for row in done.fetchall()]
-            return Result(metadata, rows, len(rows))
-    except DBAPIError as failed:
-        own = failed.orig and failed.orig.__cause__
-        if isinstance(own, DujiangError):
-            raise own from failed
-        raise
+    async with connection.orm_connection() as whole:
+        if not returning and isinstance(params, (list, tuple)):
+            # Given the whole list, drivers do not count.
+            counts = [(await whole.execute(statement, given)).rowcount for given in params]
+            return Result(_NO_RESULT_METADATA, (), sum(counts))
+        done = await whole.execute(statement, params)
+        if not returning or not done.returns_rows:
+            return Result(_NO_RESULT_METADATA, (), done.rowcount)
+        metadata = done._metadata._for_freeze()  # noqa: SLF001
+        rows = [tuple(row) for row in done.fetchall()]
+        return Result(metadata, rows, len(rows))
 
 
 def prepare(statement: Executable, dialect: Dialect, params: Params = NO_PARAMS) -> Prepared | None:
@@ -175,40 +178,31 @@ class Prepared:
     """One statement and the names of its parameters: what is left to do is to put the values in.
 
     Attributes:
+        bind: Gives the text and the arguments in the driver's order for the given parameters. Raises KeyError if one
+            is missing, ColumnRefused if one does not fit.
         form: The compiled form, shared with equal statements.
         statement: A weak reference to the statement.
         steady: The values that the statement itself holds cannot change between two runs.
     """
 
-    __slots__ = ("_extracted", "_fixed", "_moves", "_seen", "form", "statement", "steady")
+    __slots__ = ("_seen", "bind", "form", "statement", "steady")
 
     def __init__(self, form: Form, statement: Executable, extracted: Sequence[BindParameter[Any]]) -> None:
         self.form = form
         self.statement: weakref.ref[Executable] = weakref.ref(statement)
-        self._extracted = extracted
         self._seen: ResultMetaData | None = None
-        self._fixed: list[Any] = []
-        self._moves: list[tuple[int, str, Processor]] = []
+        fixed: list[Any] = []
         self.steady = not any(bind.callable for bind in extracted)
-        for place, (source, what, processor) in enumerate(() if form.expands else form.plan):
+        for source, what, processor in () if form.expands else form.plan:
             if source == GIVEN:
-                self._moves.append((place, what, processor))
-                self._fixed.append(None)
+                fixed.append(None)
             else:
                 value = what if source == FIXED else extracted[what].effective_value
                 self.steady = self.steady and (type(value) in STEADY or isinstance(value, Enum))
-                self._fixed.append(value if processor is None else processor(value))
-
-    def bind(self, params: Params) -> tuple[str, list[Any]]:
-        """The text and the arguments in the driver's order. Raises KeyError if a parameter is missing."""
-        form = self.form
-        if form.expands:
-            return form.expanded(params, self._extracted)
-        args = self._fixed.copy()
-        for place, name, processor in self._moves:
-            value = params[name]
-            args[place] = value if processor is None else processor(value)
-        return form.text, args
+                fixed.append(value if processor is None else processor(value))
+        self.bind: Callable[[Params], tuple[str, list[Any]]] = (
+            partial(form.expanded, extracted) if form.expands else partial(form.bind, fixed)
+        )
 
     def result(self, rows: list[Sequence[Any]], matched: int) -> Result:
         """The result of a run."""

@@ -285,7 +285,7 @@ async def transact(
     async def run(connection: Connection) -> T:
         nonlocal commit
         tx = make(connection, context.node.clock.now_us())
-        token = CURRENT.set(context.but(transaction=tx))
+        token = CURRENT.set(context.inside(tx))
         try:
             answer = await body(tx)
             await tx.finish()
@@ -318,17 +318,25 @@ async def run_one(database: Database, sql: Sql, *args: Any) -> list[Sequence[Any
 class ReadSession:
     """What a read handler holds: statements that only read."""
 
-    __slots__ = ("_connection", "_database", "ended", "now_us")
+    __slots__ = ("_clock", "_connection", "_database", "_now_us", "ended")
 
     def __init__(self, connection: Connection, database: Database, context: Context) -> None:
         self._connection = connection
         self._database = database
-        self.now_us = context.node.clock.now_us()
+        self._clock = context.node.clock
+        self._now_us: int | None = None
         self.ended = False
 
     @property
+    def now_us(self) -> int:
+        """The instant of this read in microseconds: when it was first asked for, then always the same."""
+        if self._now_us is None:
+            self._now_us = self._clock.now_us()
+        return self._now_us
+
+    @property
     def now(self) -> datetime:
-        """The instant at which this read began, UTC."""
+        """The instant of this read, UTC: when it was first asked for, then always the same."""
         return instant(self.now_us)
 
     async def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Result:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.gateway.body import BODY_BYTES_MAX, BodyTooLarge
 from dujiang.gateway.problems import MethodNotAllowed, RequestRefused, problem
-from dujiang.gateway.reading import GuardedBody
+from dujiang.gateway.reading import GuardedBody, Step, WholeBody, begun
 from dujiang.gateway.refusals import (
     BadFraming,
     BadHost,
@@ -35,7 +35,9 @@ from dujiang.gateway.refusals import (
     HeadersTooLarge,
     TargetTooLong,
     TransferRefused,
+    VersionRefused,
 )
+from dujiang.kernel.context import ROOT_PATH, mounted
 from dujiang.telemetry.tracing import continued, enabled
 
 if TYPE_CHECKING:
@@ -54,7 +56,12 @@ __all__ = ["Guard", "Limits"]
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 METHODS_REFUSED = frozenset({"TRACE", "TRACK", "CONNECT"})
 METHODS_ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-encoding"})
+LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"expect"})
+# What follows a head. A client that expects to be asked sends its body only when the application begins to read.
+NOTHING, BODY, BODY_WHEN_ASKED = range(3)
+
+# Marks a request whose first span is open.
+TRACED = "dujiang.traced"
 
 # Paths of these characters only need no further look: no escape, no dot, no control character.
 PLAIN_PATH = re.compile(rb"/[A-Za-z0-9_~!$&'()*+,;=:@/-]*").fullmatch
@@ -101,6 +108,8 @@ class Guard:
         allowed_hosts: Host names that are ours besides the loopback ones, without ports; `*.example.com` takes every
             name below it, `*` any name at all.
         body_limit: Gives the body limit of an address that has one of its own, else None.
+        allow: Gives the methods of an address, for the header `Allow`.
+        paths: Paths of ours; a request for exactly one of them has a good target.
     """
 
     def __init__(
@@ -111,52 +120,76 @@ class Guard:
         limits: Limits | None = None,
         allowed_hosts: Iterable[str] = (),
         body_limit: Callable[[Scope], int | None] | None = None,
+        allow: Callable[[Scope], str] | None = None,
+        paths: Iterable[str] = (),
     ) -> None:
         self.app = app
         self.limits = limits or Limits()
         self.clock = node.clock
         self._body_limit = body_limit
+        self._allow = allow
         names = {name.lower() for name in (*LOOPBACK, *allowed_hosts)}
         self._any_host = "*" in names
         self._names = {name for name in names if not name.startswith("*")}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+        encoded = {path.encode() for path in paths}
+        self._good_paths = frozenset(path for path in encoded if PLAIN_PATH(path))
         # Values of Host that were found good. Bounded: with a wildcard the client may invent them.
         self._good_hosts: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if enabled() and scope["type"] == "http":
-            # The first span of the request; all others are below it, so that one request is one trace.
-            with continued(traceparent_of(scope), "gateway.guard"):
-                await self._pass(scope, receive, send)
-        else:
-            await self._pass(scope, receive, send)
+        await self.serve(scope, receive, send)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """As a call; whoever awaits it at once is spared a coroutine for each request."""
         kind = scope["type"]
+        if scope.get("root_path") and not ROOT_PATH.get():
+            return self._mounted(scope, receive, send)
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        if enabled() and kind == "http" and TRACED not in scope:
+            return self._traced(scope, receive, send)
         try:
-            has_body = self.check_head(scope)
+            follows = self.check_head(scope)
         except RequestRefused as error:
-            await self._refuse(scope, receive, send, error)
-            return
-        if not has_body or kind == "websocket":
-            await self.app(scope, receive, send)
-            return
-        body = GuardedBody(self.limits, self.clock, lambda: self.body_limit(scope), receive, send)
+            return self._refuse(scope, receive, send, error)
+        if follows == NOTHING or kind == "websocket":
+            return self.app(scope, receive, send)
+        if follows == BODY_WHEN_ASKED:
+            return self._watched(scope, receive, send, None)
+        # Nearly every body came with its head. It is taken at once, and then there is nothing left to watch.
+        first = begun(receive())
+        if not isinstance(first, Step) and self._is_whole(scope, first):
+            return self.app(scope, WholeBody(first, receive), send)
+        return self._watched(scope, receive, send, first)
+
+    async def _mounted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with mounted(scope["root_path"]):
+            await self.serve(scope, receive, send)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request inside its first span; all others are below it, so that one request is one trace."""
+        scope[TRACED] = True
+        with continued(traceparent_of(scope), "gateway.guard"):
+            await self.serve(scope, receive, send)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send, first: Step | Message | None) -> None:
+        """Serve a request while its body arrives."""
+        body = GuardedBody(self.limits, self.clock, lambda: self.body_limit(scope), receive, send, first)
         try:
             await self.app(scope, body.receive, body.send)
         except Exception:
             # What the application makes of our own refusal is of no interest; anything else is its own affair.
             if body.refusal is None or body.started:
                 raise
+        finally:
+            body.close()
         if body.refusal is not None and not body.started:
             await self._refuse(scope, receive, send, body.refusal)
 
-    def check_head(self, scope: Scope) -> bool:
-        """Raise a RequestRefused unless the head is acceptable; return whether a body may follow."""
+    def check_head(self, scope: Scope) -> int:
+        """Raise a RequestRefused unless the head is acceptable; return what may follow it."""
         limits = self.limits
         headers = scope["headers"]
         if len(headers) > limits.header_count:
@@ -165,6 +198,7 @@ class Guard:
         host: bytes | None = None
         length: bytes | None = None
         transfer: bytes | None = None
+        follows = BODY
         for name, value in headers:
             size += len(name) + len(value)
             if name in LOOKED_AT:
@@ -180,24 +214,38 @@ class Guard:
                     if transfer is not None:
                         raise BadFraming(why="there are two Transfer-Encoding headers")
                     transfer = value
+                elif name == b"expect":
+                    follows = BODY_WHEN_ASKED
                 elif value.strip().lower() != b"identity":
                     raise CodingRefused(coding=value.decode("latin-1")[:100])
         if size > limits.header_bytes:
             raise HeadersTooLarge(what="bytes of headers", size=size, limit=limits.header_bytes)
         if host not in self._good_hosts:
             self._check_host(host)
-        self._check_target(scope)
+        if scope.get("raw_path") not in self._good_paths or scope.get("query_string"):
+            self._check_target(scope)
         if scope.get("method") in METHODS_REFUSED:
-            raise MethodNotAllowed(method=scope["method"], allow=METHODS_ALLOWED)
+            allow = self._allow(scope) if self._allow is not None else METHODS_ALLOWED
+            raise MethodNotAllowed(method=scope["method"], allow=allow)
+        version = scope.get("http_version", "1.1")
+        if version == "0.9":
+            raise VersionRefused(version=version)
         if length is None and transfer is None:
             # In HTTP/1 a request without either has no body; later versions frame it otherwise.
-            return not scope.get("http_version", "1.1").startswith("1")
-        return self._check_framing(scope, length, transfer)
+            return NOTHING if version.startswith("1") else follows
+        return follows if self._check_framing(scope, length, transfer) else NOTHING
 
     def body_limit(self, scope: Scope) -> int:
         """The body limit of the address, in bytes."""
         own = self._body_limit(scope) if self._body_limit is not None else None
         return self.limits.body_bytes if own is None else own
+
+    def _is_whole(self, scope: Scope, message: Message) -> bool:
+        """Whether a message is a whole body of a size that its address takes."""
+        if message["type"] != "http.request" or message.get("more_body"):
+            return False
+        size = len(message.get("body", b""))
+        return size <= (self.limits.body_bytes if self._body_limit is None else self.body_limit(scope))
 
     def _check_host(self, host: bytes | None) -> None:
         if host is None:

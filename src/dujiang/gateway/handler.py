@@ -8,14 +8,24 @@ handler; a call looks nothing up.
 from __future__ import annotations
 
 import inspect
+import re
+import types
 import typing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from pydantic.fields import FieldInfo
 
 from dujiang.kernel.errors import Declared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+
+ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/\S*)")
+# Options of a FastAPI route that would say how an answer is written; the bytes are ours, made before the commit.
+NOT_OURS = re.compile(r"response_class|response_model_\w+")
 
 
 def where_of(function: Callable[..., Any]) -> str:
@@ -39,6 +49,85 @@ class Handler:
     first: Any
     parameters: Mapping[str, tuple[Any, Any]]
     answer: Any = field(default=None)
+
+    @cached_property
+    def marked(self) -> Mapping[str, Any]:
+        """Parameters whose default is a mark for requests (`Query(3)`, `Depends(...)`) and no value, by name."""
+        return {name: default for name, (_, default) in self.parameters.items() if is_mark(default)}
+
+    @cached_property
+    def responses(self) -> tuple[str, ...]:
+        """Parameters through which it sets status, headers and cookies of the answer; usually none."""
+        return tuple(name for name, (hint, _) in self.parameters.items() if is_response(hint))
+
+    def completed(self, args: tuple[Any, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` and what a call in Python leaves to FastAPI: defaults inside `Query(3)`, and a Response that nobody reads.
+
+        Args:
+            args: What was given by position, the first parameter left out.
+            values: What was given by name.
+
+        Raises:
+            TypeError: When a dependency, or a required value, was not given.
+        """
+        if not self.marked and not self.responses:
+            return dict(values)
+        given = dict(values)
+        missing = [name for name in list(self.parameters)[len(args) :] if name not in given]
+        for name in missing:
+            if name in self.responses:
+                from starlette.responses import Response  # noqa: PLC0415  (loads with the first verb)
+
+                given[name] = Response()
+            elif name in self.marked:
+                given[name] = default_of(name, self.marked[name], self.function)
+        return given
+
+
+def is_mark(default: Any) -> bool:
+    """Whether a default is one of FastAPI's marks: `Query(3)`, `Body()`, `Depends(...)`."""
+    return isinstance(default, FieldInfo) or is_depends(default)
+
+
+def is_depends(mark: Any) -> bool:
+    """Whether a mark is `Depends(...)` or `Security(...)`; FastAPI is not imported to know it."""
+    return any(kind.__module__ == "fastapi.params" and kind.__name__ == "Depends" for kind in type(mark).__mro__)
+
+
+def default_of(name: str, mark: Any, function: Callable[..., Any]) -> Any:
+    """The value that a mark stands for when there is no request. Raises TypeError when it has none."""
+    if is_depends(mark):
+        raise TypeError(f"{function.__qualname__}() needs {name!r}, which only a request gets from its dependency")
+    if mark.is_required():
+        raise TypeError(f"{function.__qualname__}() missing 1 required argument: {name!r}")
+    return mark.get_default(call_default_factory=True)
+
+
+def is_response(hint: Any) -> bool:
+    """Whether a type is FastAPI's Response, or one of its kinds."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    kind = bare(hint)
+    return isinstance(kind, type) and issubclass(kind, Response)
+
+
+def bare(hint: Any) -> Any:
+    """A type without its annotations."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; the type itself when it is none."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def union_of(members: Sequence[Any]) -> Any:
+    """The union of types; None (there is no answer) of none."""
+    union: Any = members[0] if members else None
+    for member in members[1:]:
+        union |= member
+    return union
 
 
 def inspected(function: Callable[..., Any], *, worlds: tuple[type, ...]) -> Handler:
@@ -68,8 +157,15 @@ def inspected(function: Callable[..., Any], *, worlds: tuple[type, ...]) -> Hand
         raise Declared(
             where=where,
             what=f"its first parameter is not {wanted}",
-            how=f"begin with `({wanted.lower()}: {wanted}, ...)`",
+            how="begin with " + " or ".join(f"`({world.__name__.lower()}: {world.__name__}, ...)`" for world in worlds),
         )
+    for name in names[1:]:
+        if getattr(bare(hints[name]), "__name__", "") == "BackgroundTasks":
+            raise Declared(
+                where=where,
+                what=f"asks for background tasks ({name}), which a crash of the process loses",
+                how="publish an event; a reaction does what shall follow, and survives",
+            )
     parameters = {name: (hints[name], signature.parameters[name].default) for name in names[1:]}
     return Handler(function, hints[names[0]], parameters, hints["return"])
 
@@ -86,3 +182,36 @@ def hashable(hint: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def method_of(route: str | None, function: Callable[..., Any], *, write: bool) -> str:
+    """The method of a route; empty without one. Raises Declared when the route does not fit the verb."""
+    if route is None:
+        return ""
+    where, match = where_of(function), ROUTE.fullmatch(route)
+    if match is None:
+        raise Declared(where=where, what=f"{route!r} is not a route", how='write "POST /path/{name}"')
+    if write and match[1] == "GET":
+        raise Declared(where=where, what="a write on GET", how="use POST, PUT, PATCH or DELETE, or declare a read")
+    return match[1]
+
+
+def options_of(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Options of a FastAPI route. Raises Declared for one that would be ignored."""
+    for name in options:
+        if NOT_OURS.fullmatch(name):
+            raise Declared(
+                where=where_of(function),
+                what=f"has the option {name}, which is not taken",
+                how="return a model that holds what clients may see, or a Response",
+            )
+    return options
+
+
+def refuse_promises(function: Callable[..., Any], idempotency: str, requires: Sequence[str]) -> None:
+    """Raise Declared when a write or accept says something else than is known of keys and of what it requires."""
+    where = where_of(function)
+    if idempotency not in ("optional", "required"):
+        raise Declared(where=where, what=f"idempotency={idempotency!r}", how="optional or required")
+    if isinstance(requires, str) or set(requires) - {"broker"}:
+        raise Declared(where=where, what=f"requires={requires!r}", how='write ("broker",), or nothing')

@@ -14,6 +14,13 @@ transactions that were rolled back).
 
 A refusal rolls the transaction back and is stored by a second, small one; if another process stored an answer under the
 key meanwhile, that one is replayed. Errors that are nobody's decision (5xx) are not stored: a retry runs again.
+
+A key that comes with another request is refused, and "another" is what the fingerprint says. Each row carries the version
+of the way in which its fingerprint was made. A row of a version that is not ours was written by an older copy, or by a newer
+one during a rolling deploy; its fingerprint cannot be compared, and its answer is replayed by the key alone. So an upgrade
+refuses no honest retry; the cost is that for one retention (`idempotency_ttl`) a key of the older version that is misused for
+another request gets the first one's answer instead of 422. Rejected: keeping every older way of making it, because it is a
+digest of what older code had read, and code that reads differently cannot make it again.
 """
 
 from __future__ import annotations
@@ -24,6 +31,8 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import SchemaSerializer, core_schema
 
 from dujiang.data.sql import Sql
 from dujiang.data.transaction import Piece
@@ -40,34 +49,36 @@ if TYPE_CHECKING:
 
 LOOK_AND_LOCK = Sql(
     "idempotency_look_and_lock",
-    """SELECT l.ok, i.fingerprint, i.status, i.headers, i.body, i.expires_us
+    """SELECT l.ok, i.fingerprint, i.status, i.headers, i.body, i.expires_us, i.fingerprint_version
        FROM (SELECT pg_try_advisory_xact_lock($3) AS ok) l
        LEFT JOIN dj_idempotency i ON i.scope = $1 AND i.okey = $2""",
     "Locks a key for this transaction if nobody else does, and reads its stored answer.",
 )
 LOOK_AND_LOCK_MANY = Sql(
     "idempotency_look_and_lock_many",
-    """SELECT pg_try_advisory_xact_lock(k.h), i.fingerprint, i.status, i.headers, i.body, i.expires_us
+    """SELECT pg_try_advisory_xact_lock(k.h), i.fingerprint, i.status, i.headers, i.body, i.expires_us, i.fingerprint_version
        FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS k(s, o, h, n)
        LEFT JOIN dj_idempotency i ON i.scope = k.s AND i.okey = k.o ORDER BY k.n""",
     "The same for many keys.",
 )
 LOOK = Sql(
     "idempotency_look",
-    "SELECT 1, fingerprint, status, headers, body, expires_us FROM dj_idempotency WHERE scope = $1 AND okey = $2",
+    """SELECT 1, fingerprint, status, headers, body, expires_us, fingerprint_version FROM dj_idempotency
+       WHERE scope = $1 AND okey = $2""",
     "Reads the stored answer of a key.",
 )
 STORE = Sql(
     "idempotency_store",
-    """INSERT INTO dj_idempotency (scope, okey, fingerprint, status, headers, body, expires_us)
-       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1""",
+    """INSERT INTO dj_idempotency (scope, okey, fingerprint, status, headers, body, fingerprint_version, expires_us)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING 1""",
     "Stores the answer under its key.",
 )
 STORE_MANY = Sql(
     "idempotency_store_many",
-    """INSERT INTO dj_idempotency (scope, okey, fingerprint, status, headers, body, expires_us)
-       SELECT s, o, f, st, h, b, $7 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int[], $5::text[], $6::bytea[])
-         AS k(s, o, f, st, h, b) ON CONFLICT DO NOTHING RETURNING 1""",
+    """INSERT INTO dj_idempotency (scope, okey, fingerprint, status, headers, body, fingerprint_version, expires_us)
+       SELECT s, o, f, st, h, b, v, $8
+       FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int[], $5::text[], $6::bytea[], $7::int[])
+         AS k(s, o, f, st, h, b, v) ON CONFLICT DO NOTHING RETURNING 1""",
     "Stores many answers.",
 )
 DROP_EXPIRED_ONE = Sql(
@@ -87,6 +98,11 @@ REPLAYED = (b"idempotent-replayed", b"true")
 PLAIN_HEADERS = list(JSON_HEADERS)
 PLAIN_HEADERS_JSON = '[["content-type","application/json"]]'
 VISIBLE = re.compile(r"[!-~]*")
+
+# The way in which `fingerprint_of` works. Whoever changes what it returns for any request counts this up.
+FINGERPRINT_VERSION = 1
+NO_BODY: Any = object()
+AS_SENT = SchemaSerializer(core_schema.any_schema())
 
 
 @dataclass(eq=False, kw_only=True)
@@ -156,18 +172,36 @@ class Key:
         text: The client's key.
         fingerprint: 32 bytes over the request; another one under the same key is refused.
         operation: Named in errors.
+        version: The way in which the fingerprint was made.
     """
 
     scope: str
     text: str
     fingerprint: bytes
     operation: str
+    version: int = FINGERPRINT_VERSION
 
     @property
     def lock(self) -> int:
         """The 64-bit number under which the key is locked. A collision only makes a retry wait."""
         digest = hashlib.blake2b(f"{self.scope}\x1f{self.text}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True)
+
+
+def fingerprint_of(parts: str, body: Any = NO_BODY) -> bytes:
+    """32 bytes that are equal for requests that ask for the same thing.
+
+    Of a body counts what the client sent, not what its type fills in: a release that adds a field with a default, or a
+    default that differs each time, changes no fingerprint.
+
+    Args:
+        parts: What of the request beside its body counts, as text.
+        body: The validated body.
+    """
+    digest = hashlib.sha256(parts.encode())
+    if body is not NO_BODY:
+        digest.update(b"\x00" + AS_SENT.to_json(body, exclude_unset=True))
+    return digest.digest()
 
 
 def key_text(header: bytes | None, *, required: bool) -> str | None:
@@ -189,10 +223,10 @@ def key_text(header: bytes | None, *, required: bool) -> str | None:
 
 
 def stored(row: Sequence[Any], key: Key) -> Answer:
-    """The answer of a row of LOOK. Raises KeyReused when the row belongs to another request."""
-    if bytes(row[1]) != key.fingerprint:
+    """The answer of a row of LOOK. Raises KeyReused when the row belongs, by our own way of telling, to another request."""
+    if row[6] == key.version and bytes(row[1]) != key.fingerprint:
         raise KeyReused(operation=key.operation)
-    headers = [(name.encode(), value.encode()) for name, value in json.loads(row[3])]
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(row[3])]
     return Answer(row[2], [*headers, REPLAYED], bytes(row[4]))
 
 
@@ -200,7 +234,9 @@ def headers_json(answer: Answer) -> str:
     """An answer's headers as they are stored."""
     if answer.headers == PLAIN_HEADERS:
         return PLAIN_HEADERS_JSON
-    return json.dumps([[name.decode(), value.decode()] for name, value in answer.headers], separators=(",", ":"))
+    # Latin-1 has a character for each byte, so whatever a handler set comes back as it was.
+    pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in answer.headers]
+    return json.dumps(pairs, separators=(",", ":"))
 
 
 class Idempotency:
@@ -278,7 +314,7 @@ class Idempotency:
 
     async def claim(self, tx: Tx, key: Key) -> None:
         """Lock the key for `tx`. Raises Replay with a stored answer, Lost when another process works on it."""
-        if self._database.capabilities.skip_locked:
+        if self._database.capabilities.key_locks:
             row = (await tx.fetch(LOOK_AND_LOCK, key.scope, key.text, key.lock))[0]
         else:
             rows = await tx.fetch(LOOK, key.scope, key.text)
@@ -287,20 +323,23 @@ class Idempotency:
 
     async def claim_many(self, tx: Tx, keys: Sequence[Key]) -> list[Exception | None]:
         """Lock many keys; for each None, or what `claim` would raise."""
-        if self._database.capabilities.skip_locked:
+        if self._database.capabilities.arrays:
             columns = ([k.scope for k in keys], [k.text for k in keys], [k.lock for k in keys])
             rows = await tx.fetch(LOOK_AND_LOCK_MANY, *columns)
+        elif self._database.capabilities.key_locks:
+            rows = [(await tx.fetch(LOOK_AND_LOCK, key.scope, key.text, key.lock))[0] for key in keys]
         else:
             found = [await tx.fetch(LOOK, key.scope, key.text) for key in keys]
             rows = [one[0] if one else (True, None) for one in found]
         outcomes: list[Exception | None] = []
         for key, row in zip(keys, rows, strict=True):
-            try:
-                await self._decide(tx, key, row)
-            except (Replay, Lost, KeyReused) as outcome:
-                outcomes.append(outcome)
-            else:
-                outcomes.append(None)
+            outcome: Exception | None = None
+            if row[1] is not None or not row[0]:  # Nearly every key is new.
+                try:
+                    await self._decide(tx, key, row)
+                except (Replay, Lost, KeyReused) as decided:
+                    outcome = decided
+            outcomes.append(outcome)
         return outcomes
 
     async def _decide(self, tx: Tx, key: Key, row: Sequence[Any]) -> None:
@@ -316,13 +355,13 @@ class Idempotency:
         rows = [self._row(key, answer, tx.now_us) for key, answer in zip(keys, answers, strict=True)]
         if len(rows) > 1 and self._database.capabilities.arrays:
             columns = [list(column) for column in zip(*rows, strict=True)]
-            args = (*columns[:6], tx.now_us + self._keep_us)
+            args = (*columns[:7], tx.now_us + self._keep_us)
             return [Piece("answer", STORE_MANY, args, expect=len(rows), otherwise=Lost)]
         return [Piece("answer", STORE, row, expect=1, otherwise=Lost) for row in rows]
 
     def _row(self, key: Key, answer: Answer, now_us: int) -> tuple[Any, ...]:
-        headers = headers_json(answer)
-        return (key.scope, key.text, key.fingerprint, answer.status, headers, answer.body, now_us + self._keep_us)
+        headers, until_us = headers_json(answer), now_us + self._keep_us
+        return (key.scope, key.text, key.fingerprint, answer.status, headers, answer.body, key.version, until_us)
 
     async def store_refusal(self, key: Key, answer: Answer) -> Answer:
         """Store a refusal after its rollback; the answer that stands under the key, ours or an earlier one."""

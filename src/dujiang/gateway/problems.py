@@ -1,11 +1,12 @@
 """Problems: every error as `application/problem+json` (RFC 9457), and the answer that carries it.
 
-    {"type": "/docs/errors#out_of_stock", "title": ..., "status": 409, "detail": "only 3 of itemA are left",
+    {"type": "/docs/errors/out_of_stock", "title": ..., "status": 409, "detail": "only 3 of itemA are left",
      "code": "out_of_stock", "move": "choose", "hint": ..., "sku": "itemA", "left": 3}
 
 A client decides by `code`, and whether to try again by `move`; people read `detail` and `hint`. What the caller can
 change is told whole. What only the operator can change (`wait`, `report`, and a `fix` of settings or database) shows
-the title and nothing else: addresses, statements and versions are in the log, under the same `trace_id`.
+the title and nothing else: addresses, statements and versions are in the log, under the same `trace_id`, and the cure
+with them. `type` leads to a page (gateway/pages.py), under whatever path the application is mounted.
 
 FastAPI and Starlette are not imported: their exceptions are known by their shape, so that a program without HTTP never
 loads them. tests/unit/gateway/test_problems.py holds the members and what stays hidden.
@@ -22,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from dujiang.kernel.codec import InvalidBody
-from dujiang.kernel.context import current_or_none
+from dujiang.kernel.context import ROOT_PATH, current_or_none
 from dujiang.kernel.errors import DujiangError, Move, Refusal
-from dujiang.kernel.problem import UNKNOWN, Problem, problem_of, shortened
+from dujiang.kernel.problem import INPUT_CODES, UNKNOWN, Problem, problem_of, shortened
 from dujiang.kernel.strict import BadBody, BadJson
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ __all__ = [
     "invalid_request",
     "problem",
     "send_answer",
+    "start_of",
 ]
 
 LOG = logging.getLogger("dujiang.gateway")
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 PROBLEM_TYPE = (b"content-type", b"application/problem+json")
+PAGES = "/docs/errors"
 RETRY_AFTER_S = 1.0
 NO_BODY_STATUSES = frozenset({204, 304})
 
@@ -177,6 +180,8 @@ def problem(error: DujiangError, *, instance: str | None = None, layer: str | No
         members=members,
         headers=error.headers if isinstance(error, RequestRefused) else (),
         retry_after_s=getattr(error, "retry_after_s", RETRY_AFTER_S if move == "wait" else None),
+        # A code that a field type of the application invented has no page of its own.
+        page=kind.code if isinstance(error, InvalidBody) and error.code not in INPUT_CODES else error.code,
     )
 
 
@@ -185,7 +190,8 @@ def answer_of_exception(error: BaseException, *, instance: str | None = None) ->
     if isinstance(error, DujiangError):
         answer = problem(error, instance=instance)
         if answer.status >= 500:
-            LOG.error("%s", error, exc_info=error if error.move == "report" else None)
+            # The client reads a title; whoever runs or writes the program reads what to do, and where.
+            LOG.error("%s", error.told, exc_info=None if error.move == "wait" else error)
         return answer
     names = {each.__name__ for each in type(error).__mro__}
     if "RequestValidationError" in names:
@@ -215,10 +221,7 @@ def http_problem(
         headers: Sent along.
         instance: URI reference of this occurrence.
     """
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = f"HTTP status {status}"
+    title, code = code_of_status(status)
     members: dict[str, Any] = {"instance": instance}
     if not isinstance(detail, str):
         members["info"], detail = detail, ""
@@ -226,7 +229,6 @@ def http_problem(
     kept = [pair for pair in pairs if pair[0] not in (b"content-type", b"content-length")]
     move = move_of_status(status)
     waits_s = RETRY_AFTER_S if move == "wait" and b"retry-after" not in dict(kept) else None
-    code = "_".join(title.lower().replace("-", " ").replace("'", "").split())
     return document(
         status, code, move, title=title, detail=detail or title, members=members, headers=kept, retry_after_s=waits_s
     )
@@ -259,6 +261,15 @@ def faces_caller(error: DujiangError) -> bool:
     return error.status is not None or not f"{type(error).__module__}.".startswith(OPERATORS)
 
 
+def code_of_status(status: int) -> tuple[str, str]:
+    """The title and the code of a bare HTTP status: its phrase, and the words of it."""
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = f"HTTP status {status}"
+    return title, "_".join(title.lower().replace("-", " ").replace("'", "").split())
+
+
 def move_of_status(status: int) -> Move:
     """Whose move a bare HTTP status says it is."""
     if status in (429, 503, 504):
@@ -289,10 +300,11 @@ def document(
     members: Mapping[str, Any],
     headers: Iterable[tuple[bytes, bytes]] = (),
     retry_after_s: float | None = None,
+    page: str = "",
 ) -> Answer:
     """Put a problem document together; empty members are left out, and none replaces a standard one."""
     standard = {
-        "type": f"/docs/errors#{code}",
+        "type": f"{ROOT_PATH.get()}{PAGES}/{page or code}",
         "title": title,
         "status": status,
         "detail": detail,
@@ -310,8 +322,13 @@ def document(
 
 async def send_answer(send: Send, answer: Answer) -> None:
     """Send an answer as two messages, the body in one piece with its length."""
+    await send(start_of(answer))
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def start_of(answer: Answer) -> dict[str, Any]:
+    """The first message of an answer."""
     headers = answer.headers
     if answer.status not in NO_BODY_STATUSES:
         headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}

@@ -5,7 +5,8 @@ their own (FastAPI into a bare 400). So it is remembered, what the application s
 guard answers.
 
 The clock starts only when a read has to wait, because nearly every small body is already there. Arming a timer costs
-more than all checks of the head together, so `Step` runs a read up to its first wait, and only then a timer is armed.
+more than all checks of the head together, so `begun` runs a read up to its first wait, and only then a timer is armed. The
+guard begins the first read itself: a body that is there whole goes on as a `WholeBody`, and nothing is watched or held back.
 Rejected: `asyncio.timeout` around every read (3 us for nothing), and a sweeper that looks at all open reads each second
 (a task to own, and a second too late).
 
@@ -34,6 +35,30 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 
+class WholeBody:
+    """A `receive` whose body is there already; who knows this class may take the bytes without a call.
+
+    Args:
+        message: The server's one message of the body.
+        receive: The server's; after the body only the client's disconnect can come.
+
+    Attributes:
+        body: The whole body.
+    """
+
+    __slots__ = ("_message", "_receive", "body")
+
+    def __init__(self, message: Message, receive: Receive) -> None:
+        self.body: bytes = message.get("body", b"")
+        self._message: Message | None = message
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        """The body, then whatever the server says."""
+        message, self._message = self._message, None
+        return message if message is not None else await self._receive()
+
+
 class GuardedBody:
     """One body while it is read.
 
@@ -43,6 +68,7 @@ class GuardedBody:
         limit: Gives the size that its address takes; asked only for a body of several messages or above `limits`.
         receive: The server's.
         send: The server's.
+        first: What the first read gave, or where it waits, if it has begun.
 
     Attributes:
         refusal: Why reading ended, or None.
@@ -53,6 +79,7 @@ class GuardedBody:
         "_began",
         "_clock",
         "_complete",
+        "_first",
         "_limit",
         "_limits",
         "_receive",
@@ -62,12 +89,21 @@ class GuardedBody:
         "started",
     )
 
-    def __init__(self, limits: Limits, clock: Clock, limit: Callable[[], int], receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        limit: Callable[[], int],
+        receive: Receive,
+        send: Send,
+        first: Step | Message | None = None,
+    ) -> None:
         self._limits = limits
         self._clock = clock
         self._limit = limit
         self._receive = receive
         self._send = send
+        self._first = first
         self._began: float | None = None
         self._size = 0
         self._complete = False
@@ -81,8 +117,8 @@ class GuardedBody:
         if self._complete:
             # Nothing but the client's disconnect can follow, and that may take as long as it likes.
             return await self._receive()
-        step = Step(self._receive())
-        message = await self._in_time(step) if step.message is None else step.message
+        read, self._first = self._first or begun(self._receive()), None
+        message = await self._in_time(read) if isinstance(read, Step) else read
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
@@ -96,6 +132,11 @@ class GuardedBody:
             return
         self.started = True
         await self._send(message)
+
+    def close(self) -> None:
+        """Give up a first read that nobody took."""
+        if isinstance(self._first, Step):
+            self._first.close()
 
     def _check_size(self) -> None:
         limit = self._limit()
@@ -120,23 +161,34 @@ class GuardedBody:
             raise self.refusal from None
 
 
-class Step:
-    """A read that has run up to its first wait; awaiting it goes on from there.
+def begun(read: Awaitable[Message]) -> Step | Message:
+    """What a read gives without waiting, or the read at its first wait."""
+    rest = read.__await__()
+    try:
+        wait = next(rest)
+    except StopIteration as end:
+        message: Message = end.value
+        return message
+    return Step(rest, wait)
 
-    Attributes:
-        message: What it gave without waiting, or None.
+
+class Step:
+    """A read that waits; awaiting it goes on from there.
+
+    Args:
+        rest: The read.
+        wait: What it waits for.
     """
 
-    __slots__ = ("_rest", "_wait", "message")
+    __slots__ = ("_rest", "_wait")
 
-    def __init__(self, read: Awaitable[Message]) -> None:
-        self._rest = read.__await__()
-        self._wait: Any = None
-        self.message: Message | None = None
-        try:
-            self._wait = next(self._rest)
-        except StopIteration as end:
-            self.message = end.value
+    def __init__(self, rest: Generator[Any, Any, Message], wait: Any) -> None:
+        self._rest = rest
+        self._wait = wait
+
+    def close(self) -> None:
+        """End a read that still waits."""
+        self._rest.close()
 
     def __await__(self) -> Generator[Any, Any, Message]:
         """Hand the first wait to the event loop, then whatever follows; a cancellation belongs to the read."""

@@ -92,6 +92,18 @@ class TransferRefused(RequestRefused):
 
 
 @dataclass(eq=False, kw_only=True)
+class VersionRefused(RequestRefused):
+    """The request speaks a version of HTTP that is not served."""
+
+    code = "http_version"
+    status = 505
+    says = "HTTP/{version} is not served"
+    cure = "speak HTTP/1.1"
+
+    version: str
+
+
+@dataclass(eq=False, kw_only=True)
 class CodingRefused(RequestRefused):
     """The body is compressed or encoded otherwise."""
 

@@ -18,17 +18,22 @@ import inspect
 import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin
 
-from fastapi import Request, Response
+from fastapi import Request, Response, params
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dujiang.gateway.body import check_json_request, read_body
+from dujiang.gateway.handler import bare, is_depends
 from dujiang.gateway.idempotency import key_text
-from dujiang.gateway.problems import Answer, answer_of_exception, send_answer
+from dujiang.gateway.openapi import described
+from dujiang.gateway.problems import Answer, answer_of_exception, start_of
+from dujiang.gateway.reading import WholeBody
+from dujiang.gateway.response import asks_request, beneath
 from dujiang.kernel.codec import Codec, InvalidBody
-from dujiang.kernel.context import CURRENT, Context
+from dujiang.kernel.context import CURRENT, ROOT_PATH, Context, mounted
 from dujiang.kernel.errors import OutsideRuntime
 from dujiang.kernel.tasks import current_task
 from dujiang.telemetry.tracing import current_traceparent, enabled, parse_traceparent, span
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
     from dujiang.gateway.handler import Handler
+    from dujiang.kernel.errors import DujiangError
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -104,6 +110,9 @@ class RouteSpec:
         options: FastAPI's route options (status_code, tags, dependencies, ...).
         body_name: The parameter that is the body, or None.
         body_type: Its type as the client sees it (for the batched form the member's type).
+        answer_type: The type of a success as the client sees it; None = there is nothing to say.
+        absent: Whether the handler may also return None: 404 of a read, 204 of a write.
+        refuses: Examples of what this address may refuse with, besides what every address may.
     """
 
     verb: Any
@@ -117,6 +126,16 @@ class RouteSpec:
     body_name: str | None
     body_type: Any
     answer_type: Any
+    absent: bool = False
+    refuses: tuple[DujiangError, ...] = ()
+
+
+def is_body(hint: Any, default: Any) -> bool:
+    """Whether a parameter is the body that our decoder reads: a model or a list of them, and no mark says otherwise."""
+    for mark in (default, *getattr(hint, "__metadata__", ())):
+        if is_depends(mark) or isinstance(mark, params.Param | params.Form) or getattr(mark, "embed", None):
+            return False
+    return is_model(bare(hint))
 
 
 def is_model(hint: Any) -> bool:
@@ -164,31 +183,34 @@ class VerbRoute(APIRoute):
 
     def __init__(self, spec: RouteSpec) -> None:
         self.spec = spec
-        options = dict(spec.options)
-        options.setdefault("name", spec.handler.function.__name__)
-        options.setdefault("response_model", spec.answer_type)
-        if spec.answer_type in (None, type(None)):
-            options["response_model"] = None
-        super().__init__(spec.path, endpoint_for(spec), methods=[spec.method], **options)
+        super().__init__(spec.path, endpoint_for(spec), methods=[spec.method], **described(spec))
         names = set(TEMPLATE.findall(spec.path))
-        rest = [name for name in spec.handler.parameters if name not in spec.provided and name != spec.body_name]
-        self._short = not self.dependencies and set(rest) <= names
+        ours = {*spec.provided, *spec.handler.responses, spec.body_name}
+        rest = [name for name in spec.handler.parameters if name not in ours]
+        self._short = not self.dependencies and set(rest) <= names and not spec.handler.marked.keys() & set(rest)
+        # The body is no parameter of ours, and still the handler may see it: then it belongs to the key's fingerprint.
+        self._raw = spec.body_name is None and (self.body_field is not None or bool(request_names(spec)))
         self._full = self.app
         self._path_types = {name: TypeAdapter(spec.handler.parameters[name][0]) for name in rest if name in names}
         self._body: Codec[Any] | None = Codec(spec.body_type) if spec.body_name is not None else None
         self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("root_path") and not ROOT_PATH.get():
+            with mounted(scope["root_path"]):  # Attached to an application that is itself mounted.
+                await self._serve(scope, receive, send)
+            return
         runtime = runtime_of(scope)
         head = Head(scope)
         context = runtime.request_context(*trace_of(head.traceparent), head.timeout_ms)
         token = CURRENT.set(context)
         clock = context.node.clock
         began = clock.monotonic()
-        answer: Answer | None
         try:
-            with span("gateway.context", operation=self.spec.verb.name):
-                answer = await self._answer(runtime, scope, receive, send, head)
+            if enabled():
+                answer = await self._traced(runtime, scope, receive, head)
+            else:
+                answer = await self._answer(runtime, scope, receive, head)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
@@ -197,16 +219,30 @@ class VerbRoute(APIRoute):
             answer = answer_of_exception(error)
         finally:
             CURRENT.reset(token)
-        runtime.observe(self.path, self.spec.method, answer.status if answer else 200, clock.monotonic() - began)
-        if answer is not None:
-            await send_answer(send, answer)
+        runtime.observe(self.path, self.spec.method, answer.status, clock.monotonic() - began)
+        await send(start_of(answer))
+        await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, runtime: Runtime, scope: Scope, receive: Receive, send: Send, head: Head) -> Answer | None:
-        spec = self.spec
-        key = key_text(head.key, required=spec.key_required) if spec.takes_key else None
-        raw = b""
-        if self._body is not None:
-            raw = await read_body(receive, runtime.body_limit)
+    async def _traced(self, runtime: Runtime, scope: Scope, receive: Receive, head: Head) -> Answer:
+        with span("gateway.context", operation=self.spec.verb.name):
+            return await self._answer(runtime, scope, receive, head)
+
+    def _answer(self, runtime: Runtime, scope: Scope, receive: Receive, head: Head) -> Awaitable[Answer]:
+        """Begin with what needs no waiting; whoever has to wait gives the answer."""
+        if self._body is None:
+            return self._run(runtime, scope, receive, head, b"")
+        if type(receive) is WholeBody and len(receive.body) <= runtime.body_limit:
+            return self._run(runtime, scope, receive, head, receive.body)
+        return self._read(runtime, scope, receive, head)
+
+    async def _read(self, runtime: Runtime, scope: Scope, receive: Receive, head: Head) -> Answer:
+        raw = await read_body(receive, runtime.body_limit)
+        return await self._run(runtime, scope, receive, head, raw)
+
+    def _run(self, runtime: Runtime, scope: Scope, receive: Receive, head: Head, raw: bytes) -> Awaitable[Answer]:
+        spec, key = self.spec, None
+        if spec.takes_key:
+            key = key_text(head.key, required=spec.key_required)
         # An empty body is named as such below, whatever type it claims.
         check_json_request(head.content_type if raw else None, head.accept)
         if not self._short:
@@ -214,14 +250,17 @@ class VerbRoute(APIRoute):
             if self._body is not None:
                 self._body.decode(raw)
                 receive = replayed(raw)
-            return await self._solve(scope, receive)
+            return self._solve(scope, receive, runtime.body_limit)
         values = self._path_values(scope)
         if self._body is not None:
             values[spec.body_name] = self._body.decode(raw)  # type: ignore[index]
-        return await runtime.bound(spec.verb).respond(call_of(scope, values, key))
+        return runtime.bound(spec.verb).respond(call_of(scope, values, key))
 
-    async def _solve(self, scope: Scope, receive: Receive) -> Answer:
+    async def _solve(self, scope: Scope, receive: Receive, body_limit: int) -> Answer:
         """Let FastAPI solve the parameters; its response becomes an answer."""
+        if self._raw:
+            scope["dujiang.body"] = raw = await read_body(receive, body_limit)
+            receive = replayed(raw)
         sent: list[MutableMapping[str, Any]] = []
 
         async def keep(message: MutableMapping[str, Any]) -> None:
@@ -257,6 +296,8 @@ def trace_of(traceparent: str) -> tuple[str, str]:
 def call_of(scope: Scope, values: dict[str, Any], key: str | None) -> Call:
     """The call that a request makes."""
     parts = "" if key is None else f"{sorted(scope.get('path_params', {}).items())} {scope.get('query_string', b'')!r}"
+    if key is not None and "dujiang.body" in scope:
+        parts += sha256(scope["dujiang.body"]).hexdigest()
     return Call(values, key, f"{scope['method']} {scope['path']}", parts)
 
 
@@ -270,19 +311,30 @@ def replayed(raw: bytes) -> Receive:
 
 
 def endpoint_for(spec: RouteSpec) -> Callable[..., Awaitable[Response]]:
-    """The function that FastAPI sees: the handler's signature without what is ours, plus the request."""
+    """The function that FastAPI sees: the handler's signature without what is ours, plus the request.
 
-    async def endpoint(dj_request: Request, **values: Any) -> Response:
+    FastAPI knows one request and one response for each function, so a handler's own are given here: the request as
+    it is, the response by the verb, fresh for each run. `dj_response` holds what dependencies set.
+    """
+    requests = request_names(spec)
+
+    async def endpoint(dj_request: Request, dj_response: Response, **values: Any) -> Response:
         scope = dj_request.scope
+        values.update(dict.fromkeys(requests, dj_request))
         call = call_of(scope, values, scope.get("dujiang.key"))
         answer = await runtime_of(scope).bound(spec.verb).respond(call)
+        if answer.status < 400:
+            answer = beneath(answer, dj_response)
         response = Response(answer.body, answer.status)
         response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         return response
 
-    parameters = [inspect.Parameter("dj_request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)]
+    parameters = [
+        inspect.Parameter("dj_request", inspect.Parameter.KEYWORD_ONLY, annotation=Request),
+        inspect.Parameter("dj_response", inspect.Parameter.KEYWORD_ONLY, annotation=Response),
+    ]
     for name, (hint, default) in spec.handler.parameters.items():
-        if name in spec.provided:
+        if name in spec.provided or name in spec.handler.responses or name in requests:
             continue
         annotation = spec.body_type if name == spec.body_name else hint
         parameters.append(
@@ -294,15 +346,25 @@ def endpoint_for(spec: RouteSpec) -> Callable[..., Awaitable[Response]]:
     return endpoint
 
 
+def request_names(spec: RouteSpec) -> tuple[str, ...]:
+    """The parameters that ask for the request itself."""
+    given = spec.handler.parameters.items()
+    return tuple(name for name, (hint, _) in given if name not in spec.provided and asks_request(hint))
+
+
 class Table:
-    """Routes by path and method: a dictionary for fixed paths, a short list by length for paths with parameters."""
+    """Routes by path and method: a dictionary for fixed paths, a short list by length for paths with parameters.
+
+    Attributes:
+        fixed: The routes of fixed paths: by path, then by method.
+    """
 
     def __init__(self, routes: list[VerbRoute]) -> None:
-        self._fixed: dict[str, dict[str, VerbRoute]] = {}
+        self.fixed: dict[str, dict[str, VerbRoute]] = {}
         self._open: dict[int, list[tuple[re.Pattern[str], VerbRoute]]] = {}
         for route in routes:
             if "{" not in route.path:
-                self._fixed.setdefault(route.path, {})[route.spec.method] = route
+                self.fixed.setdefault(route.path, {})[route.spec.method] = route
             else:
                 pieces = TEMPLATE.split(route.path)  # text, name, text, name, ...
                 named = [f"(?P<{piece}>[^/]+)" if place % 2 else re.escape(piece) for place, piece in enumerate(pieces)]
@@ -312,7 +374,7 @@ class Table:
     def find(self, scope: Scope) -> VerbRoute | None:
         """The route of a request, with its path parameters put into the scope; None = ask the router."""
         path, method = scope["path"], scope["method"]
-        by_method = self._fixed.get(path)
+        by_method = self.fixed.get(path)
         if by_method is not None:
             return by_method.get(method)
         for pattern, route in self._open.get(path.count("/"), ()):
@@ -322,6 +384,14 @@ class Table:
                     scope["path_params"] = match.groupdict()
                     return route
         return None
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that a path takes, in the order of their names; empty = there is no such path."""
+        found = set(self.fixed.get(path, ()))
+        for pattern, route in self._open.get(path.count("/"), ()):
+            if pattern.fullmatch(path) is not None:
+                found.add(route.spec.method)
+        return sorted(found)
 
 
 __all__ = ["Bound", "Call", "RouteSpec", "Table", "VerbRoute", "runtime_of"]

@@ -5,20 +5,23 @@
 
 The bytes are parsed twice on purpose: Pydantic parses its own copy in Rust, faster than it would read Python objects,
 and only so do its strict rules for JSON hold (a date is a string there). Why its parser alone is not enough stands in
-kernel/strict.py.
+kernel/strict.py. The flat bodies that most requests have are spared the first time: where the bytes rule out all else
+(`plain`), only a key could stand twice, and then there are more colons than fields that were set. Where the type is a
+closed model of texts, integers and booleans, even fewer bytes need a look (`plain_scalars`).
 
 Unknown fields are refused and types are not coerced, unless a model's own config, or a field's own `strict`, says
-otherwise. Pydantic's runtime arguments `strict` and `extra` overrule such a model (and typed dictionaries overrule
-them), so they serve only types that hold none; for the others the schema is built again, with our defaults filled in
-where it is silent. Rejected: a derived model per body, because its values would not be equal to the user's own.
-tests/unit/kernel/test_codec.py holds both ways.
+otherwise. So a type's validator is built again from its schema, with our defaults filled in where it is silent. Rejected:
+Pydantic's runtime arguments `strict` and `extra`, because they overrule such a model (and typed dictionaries overrule
+them), and cost a fourth of the validation of a small body; a derived model per body, because its values would not be equal
+to the user's own.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from hashlib import sha256
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -30,7 +33,7 @@ from pydantic_core import PydanticSerializationError, SchemaValidator
 
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.problem import UNKNOWN, Problem, problems_of
-from dujiang.kernel.strict import BadBody, check, parse, unreadable
+from dujiang.kernel.strict import BadBody, check, parse, plain, plain_scalars, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,32 +127,56 @@ class Codec(Generic[T]):
         source: The type, or a TypeAdapter of it.
     """
 
-    __slots__ = ("_dump", "_validate", "adapter")
+    __slots__ = ("_dump", "_plain", "_validate", "adapter")
 
     def __init__(self, source: type[T] | TypeAdapter[T]) -> None:
         adapter = source if isinstance(source, TypeAdapter) else TypeAdapter(source)
         adapter.rebuild()  # does nothing unless the type waited for a forward reference
         self.adapter: TypeAdapter[T] = adapter
         self._validate: Callable[[bytes], T] = strict_validate(adapter)
-        self._dump: Callable[[T], bytes] = partial(adapter.serializer.to_json, by_alias=True, warnings="error")
+        self._plain = plain_of(adapter.core_schema)
+        self._dump: Callable[..., bytes] = adapter.serializer.to_json
 
     def __repr__(self) -> str:
         return f"<Codec {self.adapter!r}>"
 
     def decode(self, body: bytes) -> T:
         """The value in `body`. Raises BadBody (not acceptable JSON) or InvalidBody (not this type)."""
-        document = parse(body)
+        certain = self._plain(body)
+        document = UNKNOWN if certain else parse(body)
         try:
-            return self._validate(body)
+            value = self._validate(body)
         except ValidationError as cause:
-            raise InvalidBody.of(cause, document=document) from None
+            raise InvalidBody.of(cause, document=parse(body) if certain else document) from None
+        # Texts hold colons too; then the document is looked at after all.
+        if certain and body.count(b":") != len(value.__pydantic_fields_set__):  # type: ignore[attr-defined]
+            parse(body)
+        return value
 
     def encode(self, value: T) -> bytes:
         """The JSON of `value`, by alias, as OpenAPI describes it. Raises WrongAnswer if it is not of this type."""
+        filters = warnings.filters
         try:
-            return self._dump(value)
-        except PydanticSerializationError as cause:
+            if filters and filters[0] is raising:
+                return self._dump(value, by_alias=True)
+            return self._dump(value, by_alias=True, warnings="error")
+        except (PydanticSerializationError, UserWarning) as cause:
             raise WrongAnswer(kind=type(value).__name__, why=str(cause)) from cause
+
+
+# The filter of `raise_warnings`, once a program has set it.
+raising: Any = None
+
+
+def raise_warnings() -> None:
+    """Make a warning that Pydantic gives in this module an error; for programs that own their process.
+
+    Asked to raise, Pydantic spends two thirds of a small answer on reading the word "error" (1.3 of 2 us). Asked to warn it
+    spends nothing, and this filter raises instead. Whoever puts another filter before it gets the word again.
+    """
+    global raising  # noqa: PLW0603 - as warnings.filters itself: one per process
+    warnings.filterwarnings("error", category=UserWarning, module=re.escape(__name__) + r"\Z")
+    raising = warnings.filters[0]
 
 
 CODECS: WeakKeyDictionary[TypeAdapter[Any], Codec[Any]] = WeakKeyDictionary()
@@ -176,16 +203,17 @@ def encode(adapter: TypeAdapter[T], value: T) -> bytes:
 OUR_CONFIG: dict[str, Any] = {"strict": True, "extra_fields_behavior": "forbid"}
 # Where a schema holds values of the user's or of Pydantic's, not schemas.
 NO_SCHEMAS = frozenset({"config", "default", "expected", "metadata", "serialization"})
+# Of what a model consists that takes no fraction and nothing nested.
+SCALAR_SCHEMAS = frozenset(
+    {"model", "model-fields", "model-field", "default", "nullable", "str", "int", "bool", "none"}
+)
 
 
 def strict_validate(adapter: TypeAdapter[T]) -> Callable[[bytes], T]:
     """validate_json, strict and closed but for what the type says of itself."""
-    schema: Any = adapter.core_schema
-    if not any(says_otherwise(node) for node in schema_nodes(schema)):
-        return partial(adapter.validator.validate_json, strict=True, extra="forbid")
     # Without prebuilt parts, because a nested model's own validator was built without our defaults.
-    validator = SchemaValidator(with_our_config(schema), OUR_CONFIG, _use_prebuilt=False)  # type: ignore[arg-type]
-    return validator.validate_json
+    schema: Any = with_our_config(adapter.core_schema)
+    return SchemaValidator(schema, OUR_CONFIG, _use_prebuilt=False).validate_json  # type: ignore[arg-type]
 
 
 def schema_nodes(node: Any) -> Iterator[dict[str, Any]]:
@@ -203,7 +231,7 @@ def schema_nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def says_otherwise(node: dict[str, Any]) -> bool:
-    """Whether one schema is lax or open, so that runtime arguments would overrule it, or it them (typed dictionaries)."""
+    """Whether one schema is lax or open."""
     config = node.get("config") or {}
     return (
         node.get("strict") is False
@@ -211,6 +239,31 @@ def says_otherwise(node: dict[str, Any]) -> bool:
         or config.get("extra_fields_behavior", "forbid") != "forbid"
         or node.get("extra_behavior", "forbid") != "forbid"
     )
+
+
+def counts_keys(schema: Any) -> bool:
+    """Whether the fields that are set tell how many different keys a document had: a model that nothing wraps.
+
+    Not with aliases, because two fields may read one key.
+    """
+    if schema["type"] != "model" or schema.get("root_model") or schema.get("custom_init") or schema.get("post_init"):
+        return False
+    inner = schema["schema"]
+    return inner["type"] == "model-fields" and not any("validation_alias" in each for each in inner["fields"].values())
+
+
+def plain_of(schema: Any) -> Callable[[bytes], bool]:
+    """Which look at the bytes tells that a document of this type need not be parsed before it is validated."""
+    if not counts_keys(schema):
+        return never
+    nodes = list(schema_nodes(schema))
+    closed = all(node["type"] in SCALAR_SCHEMAS and not says_otherwise(node) for node in nodes)
+    return plain_scalars if closed else plain
+
+
+def never(_: bytes) -> bool:
+    """For types whose documents are always parsed first."""
+    return False
 
 
 def with_our_config(node: Any) -> Any:

@@ -33,6 +33,7 @@ class Context(NamedTuple):
         caller: The principal's name; empty = nobody signed in.
         tenant: The tenant's name; empty = the only one.
         transaction: The open transaction of this call, if any; guards against a second one inside it.
+        call: The run of a reaction outside any transaction that this call belongs to (messaging/call.py), if any.
     """
 
     node: Node
@@ -44,10 +45,26 @@ class Context(NamedTuple):
     tenant: str = ""
     transaction: Any = None
     limited: bool = False
+    call: Any = None
 
     def but(self, **fields: Any) -> Context:
         """This context with some fields replaced."""
         return self._replace(**fields)
+
+    @classmethod
+    def of_request(cls, node: Node, runtime: Any, deadline: float, trace_id: str, span_id: str) -> Context:
+        """The context of a request that has a limit around it.
+
+        Every request, transaction and read makes a context. A third of what the constructor of a named tuple costs, which
+        is itself a Python function, is the tuple.
+        """
+        return tuple.__new__(cls, (node, runtime, deadline, trace_id, span_id, "", "", None, True, None))
+
+    def inside(self, transaction: Any) -> Context:
+        """This context inside a transaction or read."""
+        node, runtime, deadline, trace_id, span_id, caller, tenant, _, limited, call = self
+        fields = (node, runtime, deadline, trace_id, span_id, caller, tenant, transaction, limited, call)
+        return tuple.__new__(Context, fields)
 
     def remaining_s(self) -> float | None:
         """Seconds left until the deadline, never below 0; None without a deadline."""
@@ -60,6 +77,8 @@ class Context(NamedTuple):
 
 
 CURRENT: ContextVar[Context] = ContextVar("dujiang_context")
+# Where the application is mounted, as ASGI's `root_path` says; addresses that an answer names begin with it.
+ROOT_PATH: ContextVar[str] = ContextVar("dujiang_root_path", default="")
 
 
 def current() -> Context:
@@ -90,6 +109,16 @@ def changed(**fields: Any) -> Iterator[Context]:
     """The current context with some fields replaced, for the block."""
     with entered(current().but(**fields)) as context:
         yield context
+
+
+@contextmanager
+def mounted(root_path: str) -> Iterator[None]:
+    """Say for the block where the application is mounted."""
+    token = ROOT_PATH.set(root_path)
+    try:
+        yield
+    finally:
+        ROOT_PATH.reset(token)
 
 
 def now() -> datetime:

@@ -28,22 +28,26 @@ FINE_BELOW_S = 1.0
 
 
 class Limit:
-    """One limit; see `Limits.within`."""
+    """One limit; see `Limits.within`.
 
-    __slots__ = ("_cancelling", "_limits", "_seconds", "_task", "_timer", "expired", "until")
+    Attributes:
+        seconds: How long the block may take; None = for ever, 0 or less = the time is over already.
+        expired: Whether it took longer.
+    """
 
-    def __init__(self, limits: Limits, seconds: float | None) -> None:
+    # Of the class, so that a limit that is kept sets only what it has of its own.
+    _timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[Any] | None = None
+    expired = False
+
+    def __init__(self, limits: Limits, seconds: float | None, until: float) -> None:
         self._limits = limits
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self.expired = False
-        self.until = 0.0
+        self.seconds = seconds
+        self.until = until
 
     def __enter__(self) -> Self:
         """Begin to count."""
-        seconds = self._seconds
+        seconds = self.seconds
         if seconds is None:
             return self
         task = asyncio.current_task()
@@ -53,7 +57,11 @@ class Limit:
         if seconds < FINE_BELOW_S:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self.expire)
         else:
-            self._limits.add(self, seconds)
+            # Written out here and in __exit__, without calls: every request and transaction passes.
+            limits = self._limits
+            limits.standing[self] = None
+            if limits.timer is None:
+                limits.arm()
         return self
 
     def expire(self) -> None:
@@ -71,7 +79,7 @@ class Limit:
         if self._timer is not None:
             self._timer.cancel()
         else:
-            self._limits.drop(self)
+            self._limits.standing.pop(self, None)
         if self.expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -84,35 +92,30 @@ class Limits:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._standing: dict[int, Limit] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self.clock = clock
+        self.standing: dict[Limit, None] = {}  # As a set, but in the order of arrival: a drill must repeat.
+        self.timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Limits {len(self._standing)} standing>"
+        return f"<Limits {len(self.standing)} standing>"
 
     def within(self, seconds: float | None) -> Limit:
         """A block that may take so long; None = for ever. Raises TimeoutError at the block's end."""
-        return Limit(self, seconds)
+        return Limit(self, seconds, 0.0 if seconds is None else self.clock.monotonic() + seconds)
 
-    def add(self, limit: Limit, seconds: float) -> None:
-        """Put a limit on the list."""
-        limit.until = self._clock.monotonic() + seconds
-        self._standing[id(limit)] = limit
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look)
+    def until(self, deadline: float | None) -> Limit:
+        """`within`, for what is left until a deadline: monotonic seconds; None = for ever."""
+        return Limit(self, None, 0.0) if deadline is None else Limit(self, deadline - self.clock.monotonic(), deadline)
 
-    def drop(self, limit: Limit) -> None:
-        """Take a limit off the list."""
-        self._standing.pop(id(limit), None)
+    def arm(self) -> None:
+        """Look at the list in a moment."""
+        self.timer = asyncio.get_running_loop().call_later(TICK_S, self._look)
 
     def _look(self) -> None:
-        self._timer = None
-        if not self._standing:
-            return
-        now = self._clock.monotonic()
-        for limit in [limit for limit in self._standing.values() if limit.until <= now]:
-            self.drop(limit)
+        self.timer = None
+        now = self.clock.monotonic()
+        for limit in [limit for limit in self.standing if limit.until <= now]:
+            del self.standing[limit]
             limit.expire()
-        if self._standing:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look)
+        if self.standing:
+            self.arm()

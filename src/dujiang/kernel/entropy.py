@@ -32,6 +32,10 @@ class Entropy(Protocol):
         ...
 
 
+# Tells this process from one before it: in a container every process has the same number.
+PROCESS_MARK = secrets.token_hex(8)
+
+
 class SystemEntropy:
     """A generator seeded by the operating system; secrets come from the operating system itself."""
 
@@ -45,3 +49,22 @@ class SystemEntropy:
     def secret(self, size: int) -> bytes:
         """Bytes from the operating system's generator."""
         return secrets.token_bytes(size)
+
+
+class SeededEntropy:
+    """A generator whose every answer follows from its seed, secrets too; for simulations and tests only.
+
+    Args:
+        seed: Any text; equal seeds give equal answers in every process.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+        self.random = self._random.random
+        self.uniform = self._random.uniform
+        self.below = self._random.randrange
+        self.bits = self._random.getrandbits
+
+    def secret(self, size: int) -> bytes:
+        """Bytes that anyone with the seed can guess."""
+        return self._random.randbytes(size)

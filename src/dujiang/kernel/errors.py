@@ -86,6 +86,11 @@ class DujiangError(Exception):
         """What a response may show: the whole for the caller's own move, the bare title otherwise."""
         return self.detail if self.move in ("fix", "choose") else self.title()
 
+    @property
+    def told(self) -> str:
+        """The whole for whoever runs or writes the program: what happened, and how to cure it."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
     def __str__(self) -> str:
         return f"{self.detail} [{self.code}, {self.move}]"
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dujiang.kernel.clock import Clock, SystemClock
 from dujiang.kernel.deadline import Limits
-from dujiang.kernel.entropy import Entropy, SystemEntropy
+from dujiang.kernel.entropy import PROCESS_MARK, Entropy, SystemEntropy
 from dujiang.kernel.tasks import Tasks
+
+if TYPE_CHECKING:
+    from dujiang.kernel.simulation import Simulation
 
 
 @dataclass(slots=True)
@@ -21,6 +25,8 @@ class Node:
         clock: Time.
         entropy: Chance.
         tasks: The owner of this copy's background tasks.
+        simulation: The simulated machine on which this copy runs; None = a real one.
+        mark: The same for all nodes of one process, simulated or real, and for no other process.
         limits: Limits on waiting, by the clock.
     """
 
@@ -28,6 +34,8 @@ class Node:
     clock: Clock
     entropy: Entropy
     tasks: Tasks = field(default_factory=lambda: Tasks("node"))
+    simulation: Simulation | None = None
+    mark: str = PROCESS_MARK
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

@@ -70,6 +70,24 @@ CODES = {
     "value_error": "refused_value",
     "assertion_error": "refused_value",
 }
+# Every code that a wrong value can get, and what it means to whoever sent it.
+INPUT_CODES = {
+    "bad_format": "The value has the right type and cannot be read: a date, an id, a URL, a pattern",
+    "invalid": "The value is not what this field takes",
+    "missing": "A required field is not there",
+    "out_of_range": "The value is too small, too large, or no allowed step",
+    "refused_value": "A rule of the operation refuses the value",
+    "timezone_refused": "The time names a zone, and the field takes none",
+    "timezone_required": "The time does not name its zone",
+    "too_long": "The text or list is too long",
+    "too_many_digits": "The number has more digits or decimals than the field holds",
+    "too_many_problems": "More than 1,000 values are wrong, too many to list",
+    "too_short": "The text or list is too short",
+    "unknown_choice": "The value is none of those that the field takes",
+    "unknown_field": "The field does not exist here",
+    "use_decimal_string": "A JSON number cannot say this amount exactly; send it as a decimal string",
+    "wrong_type": "The value has another JSON type than the field takes",
+}
 PARSING = ("_parsing", "_object_invalid")
 UNKNOWN: Any = object()
 OF_PYDANTIC = frozenset(get_args(ErrorType))

@@ -13,15 +13,32 @@ import contextvars
 import logging
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from types import FrameType
 
 T = TypeVar("T")
 
 logger = logging.getLogger("dujiang.tasks")
+
+
+@contextmanager
+def asked_before_threads(ask: Callable[[], None]) -> Iterator[None]:
+    """Call `ask` before any thread of this process starts, for the block; what it raises keeps the thread from starting."""
+    start = threading.Thread.start
+
+    def started(thread: threading.Thread) -> None:
+        ask()
+        start(thread)
+
+    threading.Thread.start = started  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
 
 
 class Tasks:
@@ -44,12 +61,17 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start a task. After `close` the work is refused (and closed, so that nothing warns)."""
+    def spawn(
+        self, work: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
+    ) -> asyncio.Task[T]:
+        """Start a task, in a copy of the caller's context unless one is given.
+
+        After `close` the work is refused (and closed, so that nothing warns).
+        """
         if self._closed:
             work.close()
             raise RuntimeError(f"{self.name} is closed and takes no task {name}")
-        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}.{name}")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}.{name}", context=context)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -79,6 +101,18 @@ class Tasks:
             for task in list(self._running):
                 task.cancel()
             await asyncio.wait(self._running, timeout=1.0)
+
+
+def started(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], running: set[asyncio.Task[T]]
+) -> asyncio.Task[T]:
+    """Start a task among those whose owner waits for them; the work itself takes it out when it ends.
+
+    For work that comes with each request and sees to its own errors: the callback of `Tasks.spawn` costs a turn of the loop.
+    """
+    task = loop.create_task(work)
+    running.add(task)
+    return task
 
 
 async def owned(tasks: Tasks, work: Coroutine[Any, Any, T], *, name: str) -> T:

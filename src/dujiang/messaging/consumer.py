@@ -1,19 +1,13 @@
 """Consumer: does the work of one subscription, each message with one effect.
 
-    claim ──► waiting ──► runner 1..n ──► transaction: inbox row, handler, events, acknowledgement, outcome ──► commit
-                             │ error
-                             └──► rolled back; then a small transaction of its own: ready again later, or dead
+    claim ──► waiting  ──► runner 1..n ──► handling ──► done, retried or dead
+        └───► suspects ──► one runner  ──► alone, in a process of its own
 
-Everything that says "handled" lies in the handler's own transaction, so there is no moment at which the effects are kept
-and the claim is not, or the other way round. The acknowledgement is fenced by the lease: whoever was taken for dead in
-the meantime rolls back.
-
-What becomes of a claim that failed is in ending.py. Crash points stand at every border; tests/proof kills a process at
-each of them.
+What happens to a claim is in handling.py, what becomes of one that failed in ending.py, what is done about one whose
+process died in suspects.py. Here is who gets which claims, and when.
 
 Plain work that is quick and waits in numbers shares a commit, one event after another in one transaction: the number
-doubles from 1 to 32 while handlers take less than 50 ms each, and four such transactions run at once. If one fails, each
-of its events runs alone, as in the declared batch form.
+doubles from 1 to 32 while handlers take less than 50 ms each, and four such transactions run at once.
 """
 
 from __future__ import annotations
@@ -23,44 +17,37 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from dujiang.data.transaction import transact
-from dujiang.kernel.context import Context, entered
-from dujiang.kernel.errors import DujiangError, Refusal
+from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import Tasks, current_task
 from dujiang.messaging.ending import Ending
-from dujiang.messaging.inbox import first_time
-from dujiang.messaging.verdict import Unfit, judged
-from dujiang.messaging.work import (
-    STATE_DONE,
-    STATE_DUPLICATE,
-    Claim,
-    KeyCursor,
-    LeaseLost,
-    Worked,
-    ack_pieces,
-    claims_of_lease,
-    still_running,
-)
+from dujiang.messaging.gate import Gate, refund
+from dujiang.messaging.handling import GROUP_MAX, Handling
+from dujiang.messaging.suspects import Suspects
+from dujiang.messaging.work import Claim, KeyCursor, Worked, belong_together, claims_of_lease
 from dujiang.telemetry.crash import crash_point
-from dujiang.telemetry.tracing import continued, enabled, parse_traceparent, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from dujiang.data.database import Connection, Database
     from dujiang.data.process import ProcessLease
+    from dujiang.kernel.context import Context
     from dujiang.messaging.bell import Bells
-    from dujiang.messaging.broker import Broker
-    from dujiang.messaging.message import Event, Message
+    from dujiang.messaging.broker import Source
+    from dujiang.messaging.marks import Marks
+    from dujiang.messaging.message import Message
+    from dujiang.messaging.newer import Newer
     from dujiang.messaging.subscription import Subscription
+    from dujiang.messaging.suspects import Quarantine
     from dujiang.messaging.tx import Tx
 
 logger = logging.getLogger("dujiang.consumer")
 
 POLL_S_MIN, POLL_S_MAX = 0.01, 1.0
-NEWER_VERSION_WAIT_US, LATER_US = 60_000_000, 1_000_000
-GROUP_MAX, GROUPS_AT_ONCE, QUICK_S = 32, 4, 0.05
+LATER_US = 1_000_000
+GROUPS_AT_ONCE = 4
 DOUBT_S = 10.0
+SUSPECTS_MAX, SUSPECTS_WAIT_US = 64, 5_000_000
 
 
 class Consumer:
@@ -71,11 +58,14 @@ class Consumer:
         subscription: What to do.
         sub_id: Its number.
         database: Where the work is.
-        broker: Where it comes from.
+        source: Where it comes from.
         bells: The bell "sub<number>" wakes this consumer.
         process: This process's lease.
         make_tx: Makes the transaction object: (connection, now, cause).
+        marks: Says whose handler runs.
+        quarantine: Runs a claim in a process of its own.
         worked: Called for each claim that ended.
+        gated: Called with the subscription's name when its gate has closed (True) or opened.
     """
 
     def __init__(
@@ -85,40 +75,75 @@ class Consumer:
         subscription: Subscription,
         sub_id: int,
         database: Database,
-        broker: Broker,
+        source: Source,
         bells: Bells,
         process: ProcessLease,
         make_tx: Callable[[Connection, int, Message | None], Tx],
+        marks: Marks,
+        quarantine: Quarantine,
         worked: Callable[[Worked], None],
+        gated: Callable[[str, bool], None],
     ) -> None:
-        self._context = context
         self._node = context.node
         self.subscription = subscription
         self.sub_id = sub_id
         self._database = database
-        self._broker = broker
+        self._source = source
         self._bells = bells
         self._process = process
-        self._make_tx = make_tx
         self._cursor = KeyCursor() if subscription.ordered else None
         self._waiting: deque[Claim] = deque()
+        self._apart: deque[Claim] = deque()
         self._filled = asyncio.Condition()
         self._busy: set[asyncio.Task[Any]] = set()
-        self._held: set[int] = set()
-        self._group = 1  # How many events may share a commit; grows while handlers are quick.
+        self._running = 0  # Of them those that run no suspect.
+        self._held: set[tuple[int, int]] = set()  # By number and attempt: an earlier run may still be ending.
         self._doubt_until = 0.0
+        self._owed: Mapping[int, int] = {}  # What the outage has cost each message, in attempts.
         self._tasks = Tasks(subscription.name)
         self._stopping = False
-        self._ending = Ending(context, subscription, database, process, worked=worked, doubt=self._doubt)
+        self.gate = Gate(context.node, self._turned)
+        self._gated = gated
+        self._ending = Ending(
+            context, subscription, database, process, gate=self.gate, worked=worked, doubt=self._doubt
+        )
+        self._handling = Handling(
+            context=context,
+            subscription=subscription,
+            database=database,
+            make_tx=make_tx,
+            ending=self._ending,
+            marks=marks,
+            gate=self.gate,
+            halted=self._give_all_back,
+            doubt=self._doubt,
+        )
+        self._suspects = Suspects(
+            subscription=subscription,
+            quarantine=quarantine,
+            handling=self._handling,
+            ending=self._ending,
+            halted=self._give_all_back,
+            now_us=context.node.clock.now_us,
+        )
 
     def __repr__(self) -> str:
         return f"<Consumer {self.subscription.name}: {len(self._waiting)} waiting, {len(self._busy)} running>"
 
+    @property
+    def newer(self) -> Newer:
+        """What was given back because it is of a newer version."""
+        return self._handling.newer
+
     async def start(self) -> None:
         """Begin to claim and to work."""
+        await self._source.attend(self.subscription.feed(self.sub_id), lambda: self._bells.ring(f"sub{self.sub_id}"))
         self._tasks.spawn(self._fetch(), name="fetch")
         for number in range(self.subscription.concurrency):
-            self._tasks.spawn(self._work(), name=f"runner{number}")
+            self._tasks.spawn(
+                self._work(self._may_begin, self._next_claims, self._handling.handle), name=f"runner{number}"
+            )
+        self._tasks.spawn(self._work(self._has_suspect, self._next_suspect, self._suspects.handle), name="suspects")
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Claim no more, give back what has not begun, let what runs end within the grace, then cancel it."""
@@ -126,16 +151,18 @@ class Consumer:
         self._bells.ring(f"sub{self.sub_id}")
         await self._notify()
         await self._tasks.close(grace_s=grace_s)
-        while self._waiting:
-            await self._ending.give_back(self._waiting.popleft(), self._node.clock.now_us(), forget_attempt=True)
+        await self._source.leave(self.sub_id)
+        await self._give_all_back(self.gate.take())
 
     def cancel_running(self) -> None:
         """The lease is lost: drop what waits and cancel what runs; others do it now."""
-        self._held.difference_update(claim.message.seq for claim in self._waiting)
-        self._waiting.clear()
+        for line in (self._waiting, self._apart, self.gate.take()):
+            self._held.difference_update(map(place_of, line))
+            line.clear()
         for task in self._busy:
             task.cancel()
-        self._tasks.spawn(self._notify(), name="emptied")  # The line is free; who waits for that would wait for ever.
+        if not self._stopping:  # `stop` told everybody. The line is free; who waits for it would wait for ever.
+            self._tasks.spawn(self._notify(), name="emptied")
 
     async def _notify(self) -> None:
         async with self._filled:
@@ -169,7 +196,7 @@ class Consumer:
     async def _take_stock(self) -> None:
         """Give back what lies under our lease and is not in our hands: a claim, or its end, whose reply was lost."""
         for claim in await claims_of_lease(self._database, self.sub_id, self._process.lease):
-            if claim.message.seq not in self._held:
+            if place_of(claim) not in self._held:
                 await self._ending.give_back(claim, self._node.clock.now_us() + LATER_US)
 
     def _doubt(self) -> None:
@@ -179,39 +206,90 @@ class Consumer:
     async def _claim(self, room: int) -> float | None:
         """Fill the line; seconds until it is worth looking again: 0 = at once, None = when the bell rings."""
         async with self._filled:
-            # A claim is worth a round trip when half of the line is free.
-            await self._filled.wait_for(lambda: self._stopping or len(self._waiting) * 2 <= room)
+            await self._filled.wait_for(lambda: self._stopping or self._wants(room) > 0)
         if self._stopping or not self._process.lease:
             return None
-        limit = max(1, 2 * room - len(self._waiting))
-        received = await self._broker.receive(self.sub_id, self._process.lease, limit, self._cursor)
+        limit = max(1, self._wants(room))
+        if self.gate.closed:
+            if self._waiting or self._apart or self._busy or self.gate.probe_in_s:
+                return max(POLL_S_MIN, self.gate.probe_in_s)
+            limit = 1
+        if self._owed:
+            await refund(self._database, self.sub_id, self._owed)
+            self._owed = {}
+        if kept := self.gate.take():
+            await self._line_up(kept)
+            return 0.0
+        received = await self._source.receive(self.sub_id, self._process.lease, limit, self._cursor)
         crash_point("consumer_received")
         if received.claims and received.claims[0].lease != self._process.lease:
             return 0.0  # The lease was lost while they came; who ended it puts them back.
         if received.claims:
-            async with self._filled:
-                self._held.update(claim.message.seq for claim in received.claims)
-                self._waiting.extend(received.claims)
-                self._filled.notify(len(received.claims))
+            await self._line_up(received.claims)
+            await self._keep_few_suspects()
             return 0.0
         if received.due_us is None:
             return None
         return max(0.001, (received.due_us - self._node.clock.now_us()) / 1e6)
 
+    def _wants(self, room: int) -> int:
+        """How many claims the line takes; 0 = not yet."""
+        waiting = len(self._waiting)
+        if not self.subscription.ahead:
+            return self.subscription.concurrency - self._running - waiting
+        # A claim is worth a round trip when half of the line is free.
+        return max(1, 2 * room - waiting) if waiting * 2 <= room else 0
+
+    async def _line_up(self, claims: Sequence[Claim]) -> None:
+        async with self._filled:
+            self._held.update(map(place_of, claims))
+            for claim in claims:
+                (self._apart if self._suspects.suspected(claim) else self._waiting).append(claim)
+            self._filled.notify_all()
+
+    def _turned(self) -> None:
+        """The gate has closed, or opened."""
+        name = self.subscription.name
+        self._gated(name, self.gate.closed)
+        if self.gate.closed:
+            logger.error("%s is paused: all that it does fails; one message at a time is tried", name)
+            # Given back before the first probe: what still runs has not put its row back yet, and would be missed now.
+            self._owed = self.gate.cost()
+            if not self._stopping:
+                self._tasks.spawn(self._give_all_back([]), name="paused")
+        else:
+            logger.warning("%s goes on", name)
+            self._bells.ring(f"sub{self.sub_id}")
+
+    async def _keep_few_suspects(self) -> None:
+        """They run one at a time; more of them than this wait in the database, where others find them too."""
+        while len(self._apart) > SUSPECTS_MAX:
+            claim = self._apart.pop()
+            await self._ending.give_back(claim, self._node.clock.now_us() + SUSPECTS_WAIT_US, forget_attempt=True)
+            self._held.discard(place_of(claim))
+
     # Working ----------------------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(
+        self,
+        may_begin: Callable[[], bool],
+        next_claims: Callable[[], list[Claim]],
+        handle: Callable[[list[Claim]], Awaitable[None]],
+    ) -> None:
+        """Take the next claims when it is their turn, handle them, again and again."""
         runner = current_task()
         while True:
             async with self._filled:
-                await self._filled.wait_for(lambda: self._stopping or (self._waiting and self._has_turn))
+                if not self.subscription.ahead:
+                    self._filled.notify_all()  # Who fetches waits for a runner.
+                await self._filled.wait_for(lambda: self._stopping or may_begin())
                 if self._stopping:
                     return
-                claims = self._next_claims()
+                claims = next_claims()
                 self._busy.add(runner)
                 self._filled.notify_all()
             try:
-                await self._handle_all(claims)
+                await handle(claims)
             except asyncio.CancelledError:
                 if self._stopping:
                     raise
@@ -223,19 +301,33 @@ class Consumer:
                     await self._ending.give_back(claim, self._node.clock.now_us() + LATER_US)
             finally:
                 self._busy.discard(runner)
-                self._held.difference_update(claim.message.seq for claim in claims)
+                self._running -= next_claims == self._next_claims
+                self._held.difference_update(place_of(claim) for claim in claims if claim is not self.gate.kept)
                 if self._cursor is not None:
                     self._bells.ring(f"sub{self.sub_id}")  # The next event of these keys may go now.
+                elif self.subscription.limit:
+                    self._bells.ring_far(f"sub{self.sub_id}")  # Somebody else may begin, maybe elsewhere.
+
+    def _may_begin(self) -> bool:
+        """Whether one more runner helps: of quick work a few transactions at once are enough, the rest gathers."""
+        return bool(self._waiting) and (not self._quick or len(self._busy) < GROUPS_AT_ONCE)
+
+    def _has_suspect(self) -> bool:
+        return bool(self._apart)
+
+    def _next_suspect(self) -> list[Claim]:
+        return [self._apart.popleft()]
 
     def _next_claims(self) -> list[Claim]:
         """The next batch; or, of plain work that is quick and waits in numbers, the next few that share a commit."""
         subscription = self.subscription
         if subscription.lists:
             limit = subscription.batch
-        elif self._quick and subscription.on_fail != "halt" and not enabled():  # A trace follows one message.
-            limit = min(self._group, -(-len(self._waiting) // (GROUPS_AT_ONCE - len(self._busy))))
+        elif self._quick and subscription.on_fail != "halt":
+            limit = min(self._handling.group, -(-len(self._waiting) // (GROUPS_AT_ONCE - len(self._busy))))
         else:
             limit = 1
+        self._running += 1
         claims = [self._waiting.popleft()]
         while len(claims) < limit and self._waiting and belong_together(claims[0], self._waiting[0]):
             claims.append(self._waiting.popleft())
@@ -243,137 +335,18 @@ class Consumer:
 
     @property
     def _quick(self) -> bool:
-        return not self.subscription.lists and self._group > 1
-
-    @property
-    def _has_turn(self) -> bool:
-        """Whether one more runner helps: of quick work a few transactions at once are enough, the rest gathers."""
-        return not self._quick or len(self._busy) < GROUPS_AT_ONCE
-
-    async def _handle_all(self, claims: list[Claim]) -> None:
-        """Handle a batch in one transaction; if that fails and there is more than one, each by itself."""
-        ready: list[tuple[Claim, Event]] = []
-        for claim in claims:
-            event = await self._decoded(claim)
-            if event is not None:
-                ready.append((claim, event))
-        if not ready:
-            return
-        error = await self._try(ready)
-        if error is None:
-            return
-        self._group = 1
-        for place, one in enumerate(ready):
-            if len(ready) > 1:
-                error = await self._try([one])
-            if error is not None and await self._ending.failed(one[0], error) and self.subscription.on_fail == "halt":
-                await self._give_all_back([claim for claim, _ in ready[place + 1 :]])
-                return
+        return not self.subscription.lists and self._handling.group > 1
 
     async def _give_all_back(self, claims: Sequence[Claim]) -> None:
-        """A halted subscription begins nothing more: neither these nor what waits."""
-        waiting = [*claims, *self._waiting]
+        """Begin nothing more, neither these nor what waits: the subscription is halted, or this process stops."""
+        waiting = [*claims, *self._waiting, *self._apart]
         self._waiting.clear()
+        self._apart.clear()
+        await self._notify()  # Whoever fetches may wait for the line to be free, and nobody else would tell.
         for claim in waiting:
             await self._ending.give_back(claim, self._node.clock.now_us(), forget_attempt=True)
 
-    async def _decoded(self, claim: Claim) -> Event | None:
-        """The event of a claim; None when the claim was dealt with because it is none."""
-        now_us = self._node.clock.now_us()
-        found = judged(claim.message, self.subscription, now_us)
-        if not isinstance(found, Unfit):
-            return found
-        if found.reason:
-            await self._ending.bury(claim, found.reason, found.error)
-            if self.subscription.on_fail == "halt":
-                await self._give_all_back([])
-        else:
-            await self._ending.give_back(claim, now_us + NEWER_VERSION_WAIT_US, forget_attempt=True)
-        return None
 
-    async def _try(self, ready: Sequence[tuple[Claim, Event]]) -> BaseException | None:
-        """Run the transaction of these claims; the error if it rolled back."""
-        first = ready[0][0].message
-        trace = parse_traceparent(str(first.headers.get("traceparent", "")))
-        context = self._context.but(
-            trace_id=trace[0] if trace else "",
-            tenant=str(first.headers.get("tenant", "")),
-            deadline=self._node.clock.monotonic() + self.subscription.timeout_s,
-            limited=True,
-        )
-        began = self._node.clock.monotonic()
-        with entered(context), continued(str(first.headers.get("traceparent", "")), "react", self.subscription.name):
-            try:
-                with self._node.limits.within(self.subscription.timeout_s):
-                    outcome = await transact(
-                        self._database,
-                        lambda connection, now_us: self._make_tx(connection, now_us, first),
-                        lambda tx: self._run(tx, ready, began),
-                        what=self.subscription.name,
-                        settle=self._settle(ready),
-                    )
-            except LeaseLost as error:
-                logger.warning("%s", error)
-                self._doubt()
-                # One of several may be lost, and the others still ours: each by itself tells.
-                return error if len(ready) > 1 else None
-            except asyncio.CancelledError as error:
-                if not current_task().cancelling():
-                    return error  # Nobody cancelled us: the handler raised it by itself, which is a failure like any other.
-                if self._stopping:
-                    for claim, _ in ready:
-                        await self._ending.give_back(claim, self._node.clock.now_us(), forget_attempt=True)
-                raise
-            except (GeneratorExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001  (a handler may raise anything; it is answered by retry or burial)
-                return error
-        crash_point("after_commit_before_broker_ack")
-        for claim, _ in ready:
-            self._ending.report(claim, outcome, began)
-        return None
-
-    async def _run(self, tx: Tx, ready: Sequence[tuple[Claim, Event]], began: float) -> str:
-        with span("messaging.inbox"):
-            fresh = await first_time(tx, self._database, self.sub_id, [claim.message.message_id for claim, _ in ready])
-        # By id: published twice, a message stands twice in a batch.
-        todo = {
-            claim.message.message_id: (claim.message, event)
-            for claim, event in ready
-            if claim.message.message_id in fresh
-        }
-        await self._handle(tx, list(todo.values()))
-        crash_point("handler_done")
-        took_us = int((self._node.clock.monotonic() - began) * 1e6)
-        claims, state = [claim for claim, _ in ready], STATE_DONE if todo else STATE_DUPLICATE
-        crash_point("before_ack_commit")
-        for piece in ack_pieces(self._database, self.subscription.name, claims, state, tx.now_us, took_us):
-            tx.close_with(piece)
-        return "done" if todo else "duplicate"
-
-    async def _handle(self, tx: Tx, todo: Sequence[tuple[Message, Event]]) -> None:
-        if todo and self.subscription.lists:
-            for refusal in await self.subscription.handle(tx, [event for _, event in todo]):
-                if isinstance(refusal, Refusal):
-                    raise refusal
-            return
-        began = self._node.clock.monotonic()
-        for message, event in todo:
-            tx.caused_by(message)
-            await self.subscription.handle(tx, [event])
-        quick = (self._node.clock.monotonic() - began) < QUICK_S * len(todo)
-        self._group = min(GROUP_MAX, self._group * 2) if quick else 1
-
-    def _settle(self, ready: Sequence[tuple[Claim, Event]]) -> Any:
-        """Says after a lost reply whether the commit happened: the same transaction ends the claim."""
-        claim = ready[0][0]
-
-        async def settle(connection: Connection) -> bool:
-            return not await still_running(connection, claim)
-
-        return settle
-
-
-def belong_together(first: Claim, other: Claim) -> bool:
-    """Whether two claims may share a transaction: one lease fences it, one tenant's context surrounds it."""
-    return first.lease == other.lease and first.message.headers.get("tenant") == other.message.headers.get("tenant")
+def place_of(claim: Claim) -> tuple[int, int]:
+    """What tells a claim from an earlier one of the same work: its number and its attempt."""
+    return claim.message.seq, claim.attempt

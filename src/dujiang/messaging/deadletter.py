@@ -3,6 +3,13 @@
 A dead event of an ordered subscription holds its key; a replay puts it back under its old number, so that the key goes
 on in order, and a discard lets the key go on without it. A replay is idempotent: the inbox still knows whether the
 message was handled (force forgets that first). The raw bytes are kept as they came, decodable or not.
+
+Each letter holds for itself. Runs that were under way at once can die under one halt; then each of their letters must be
+replayed or discarded before anything begins again, the replayed ones included. Rejected: one hold that the first decision
+releases; the subscription would go on although somebody still has to decide about another letter of it.
+
+A letter of a subscription that is gone on purpose can be read and discarded; a replay is refused, because nobody would
+ever take the work.
 """
 
 from __future__ import annotations
@@ -18,9 +25,11 @@ from dujiang.messaging.message import headers_of, received_text
 from dujiang.messaging.work import HALT, OUTCOME_ONE, STATE_DEAD, Claim, end_claim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dujiang.data.database import Connection, Database
+
+    Discarded = Callable[[Connection, "DeadLetter", int, int], Awaitable[None]]
 
 INSERT = Sql(
     "deadletter_insert",
@@ -32,7 +41,7 @@ INSERT = Sql(
 HOLD = Sql(
     "deadletter_hold",
     "INSERT INTO dj_hold (sub_id, okey, since_us, dead_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-    "Holds a key (or, under the halt key, the whole subscription).",
+    "Holds a key (or, under the halt key, the whole subscription) until this letter is gone.",
 )
 LIST = Sql(
     "deadletter_list",
@@ -56,7 +65,15 @@ LOCK = Sql(
 )
 DELETE = Sql("deadletter_delete", "DELETE FROM dj_dead WHERE dead_id = $1 RETURNING 1", "Takes a dead letter out.")
 RELEASE = Sql(
-    "deadletter_release", "DELETE FROM dj_hold WHERE dead_id = $1", "Lets the key go on that this letter held."
+    "deadletter_release",
+    "DELETE FROM dj_hold WHERE dead_id = $1",
+    "Ends this letter's hold; the key goes on once no other letter holds it.",
+)
+LOCK_SUBSCRIPTION = Sql(
+    "deadletter_lock_subscription",
+    """UPDATE dj_subscription SET active = active WHERE sub_id = (SELECT sub_id FROM dj_dead WHERE dead_id = $1)
+       RETURNING active""",
+    "Reads whether the letter's subscription is in use, and keeps it so until the replay is committed.",
 )
 READY_AGAIN = Sql(
     "deadletter_ready_again",
@@ -80,6 +97,19 @@ class DeadLetterUnknown(DujiangError):
     dead_id: int
 
 
+@dataclass(eq=False, kw_only=True)
+class SubscriptionRetired(DujiangError):
+    """The subscription of a dead letter is gone; replayed, its work would wait for ever."""
+
+    code = "subscription_retired"
+    move = "choose"
+    says = "dead letter {dead_id} cannot be replayed: its subscription {subscription} was retired"
+    cure = "discard the letter, or start a release that declares {subscription} again and replay it then"
+
+    dead_id: int
+    subscription: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadLetter:
     """One dead letter.
@@ -99,7 +129,6 @@ class DeadLetter:
         crashes: Processes that died running it.
         headers: The envelope's attributes.
         payload: The raw bytes.
-        held: Whether its key waits for it; known by `show` only.
     """
 
     dead_id: int
@@ -206,10 +235,12 @@ class DeadLetters:
         database: Where they lie.
         now_us: The present time.
         wake: Called after a replay or discard, so that the work begins at once.
+        discarded: Called in the transaction that gives a letter up, with the letter, its work's number and the time.
     """
 
-    def __init__(self, database: Database, now_us: Any, wake: Any) -> None:
+    def __init__(self, database: Database, now_us: Any, wake: Any, discarded: Discarded | None = None) -> None:
         self._database = database
+        self._discarded = discarded
         self._now_us = now_us
         self._wake = wake
 
@@ -228,6 +259,8 @@ class DeadLetters:
     async def replay(self, dead_id: int, payload: bytes | None = None, *, force: bool = False) -> None:
         """Put a dead letter back to its work, with another payload if given; its key goes on in order.
 
+        While another letter holds the same key, or halts the subscription, the replayed work waits for that one too.
+
         Args:
             dead_id: Which.
             payload: Replaces the message's bytes.
@@ -235,6 +268,7 @@ class DeadLetters:
 
         Raises:
             DeadLetterUnknown: If it is not there (any more).
+            SubscriptionRetired: If nobody would take the work.
         """
 
         async def body(connection: Connection) -> None:
@@ -243,6 +277,8 @@ class DeadLetters:
             if not rows:
                 raise DeadLetterUnknown(dead_id=dead_id)
             letter = letter_of(rows[0])
+            if not (await connection.fetch(LOCK_SUBSCRIPTION, dead_id))[0][0]:
+                raise SubscriptionRetired(dead_id=dead_id, subscription=letter.subscription)
             raw = letter.payload if payload is None else payload
             now_us = self._now_us()
             message_id = renewed(letter.message_id, now_us) if force else letter.message_id
@@ -254,15 +290,20 @@ class DeadLetters:
         self._wake()
 
     async def discard(self, dead_id: int) -> None:
-        """Give a dead letter up; its key goes on without it. Raises DeadLetterUnknown."""
+        """Give a dead letter up; its key goes on without it once no other letter holds it. Raises DeadLetterUnknown."""
 
         async def body(connection: Connection) -> None:
-            if not await connection.fetch(DELETE, dead_id):
+            await connection.fetch(LOCK, dead_id)
+            rows = await connection.fetch(ONE, dead_id)
+            if not rows:
                 raise DeadLetterUnknown(dead_id=dead_id)
+            await connection.fetch(DELETE, dead_id)
             await connection.execute(RELEASE, dead_id)
+            if self._discarded is not None:
+                await self._discarded(connection, letter_of(rows[0]), rows[0][14], self._now_us())
 
         await self._database.write(body)
         self._wake()
 
 
-__all__ = ["HALT", "DeadLetter", "DeadLetterUnknown", "DeadLetters", "bury"]
+__all__ = ["HALT", "DeadLetter", "DeadLetterUnknown", "DeadLetters", "SubscriptionRetired", "bury"]

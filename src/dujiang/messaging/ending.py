@@ -5,7 +5,8 @@ one. While the database is away the claim stays ours, and the move is tried unti
 nothing is dropped because nobody could write down what became of it.
 
 Whose move an error is decides (kernel/errors.py): `fix` and `choose` are dead at once, `wait`, `report` and foreign
-exceptions are tried again with full jitter, until the bound on tries or on age is reached.
+exceptions are tried again with full jitter, until the bound on tries or on age is reached. A snooze is no failure: no try is
+counted, and the bound on age alone ends it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dujiang.kernel.context import Context, entered
 from dujiang.kernel.errors import DujiangError
 from dujiang.messaging import deadletter, work
 from dujiang.messaging.work import HALT, Claim, LeaseLost, Worked
+from dujiang.resilience.retry import Snooze
 from dujiang.telemetry.crash import crash_point
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from dujiang.data.database import Database
     from dujiang.data.process import ProcessLease
+    from dujiang.messaging.gate import Gate
     from dujiang.messaging.subscription import Subscription
 
 logger = logging.getLogger("dujiang.consumer")
@@ -40,6 +43,7 @@ class Ending:
         subscription: Whose work it is.
         database: Where.
         process: This process's lease; makes the ids of dead letters.
+        gate: Learns of failures; while it is closed they cost no attempt, and it may keep a claim.
         worked: Called for each claim that ended.
         doubt: Called when a claim had to be left behind; the consumer looks for it later.
     """
@@ -51,6 +55,7 @@ class Ending:
         database: Database,
         process: ProcessLease,
         *,
+        gate: Gate,
         worked: Callable[[Worked], None],
         doubt: Callable[[], None],
     ) -> None:
@@ -59,6 +64,7 @@ class Ending:
         self._subscription = subscription
         self._database = database
         self._process = process
+        self._gate = gate
         self._worked = worked
         self._doubt = doubt
         self.stopping = False
@@ -67,18 +73,29 @@ class Ending:
         """Try again later, or bury; whether it was buried."""
         retry, message = self._subscription.retry, claim.message
         now_us = self._node.clock.now_us()
+        age_s, name, shown = (now_us - message.created_us) / 1e6, self._subscription.name, message.message_id.hex()
+        if isinstance(error, Snooze) and not retry.exhausted(0, age_s):
+            logger.info("%s puts %s off: %s", name, shown, error)
+            await self.give_back(claim, now_us + int(error.retry_after_s * 1e6), forget_attempt=True)
+            self.report(claim, "snoozed", self._node.clock.monotonic())
+            return False
         if isinstance(error, DujiangError) and error.move in ("fix", "choose"):
+            self._gate.passed([message.seq])
             await self.bury(claim, error.code, error)
             return True
-        if retry.exhausted(claim.attempt, (now_us - message.created_us) / 1e6):
-            await self.bury(claim, "attempts" if claim.attempt >= retry.attempts else "age", error)
+        if not isinstance(error, Snooze):
+            self._gate.failed(message.seq)
+        runs = 0 if self._gate.closed else claim.attempt
+        if isinstance(error, Snooze) or retry.exhausted(runs, age_s):
+            reason = "attempts" if runs >= retry.attempts and not isinstance(error, Snooze) else "age"
+            await self.bury(claim, reason, error)
             return True
         asked_s = getattr(error, "retry_after_s", 0.0) if isinstance(error, DujiangError) else 0.0
         wait_s = max(retry.wait_s(claim.attempt, self._node.entropy), asked_s)
-        name, shown = self._subscription.name, message.message_id.hex()
         logger.warning("%s tries %s again in %.3f s: %r", name, shown, wait_s, error)
-        await self.give_back(claim, now_us + int(wait_s * 1e6))
-        crash_point("retry_row_written")
+        if not self._gate.keep(claim):
+            await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=self._gate.closed)
+            crash_point("retry_row_written")
         self.report(claim, "retried", self._node.clock.monotonic())
         return False
 
@@ -98,7 +115,8 @@ class Ending:
         elif subscription.ordered and subscription.on_fail == "park_key":
             holds = claim.message.okey
         shown = claim.message.message_id.hex()
-        logger.error("%s: message %s is dead: %s", subscription.name, shown, reason, exc_info=error)
+        told = f"{reason}: {error.told}" if isinstance(error, DujiangError) else reason
+        logger.error("%s: message %s is dead: %s", subscription.name, shown, told, exc_info=error)
         await self._persist(
             lambda: deadletter.bury(
                 self._database,
@@ -132,6 +150,10 @@ class Ending:
                     wait_s = min(WAIT_S_MAX, wait_s * 2)
                 else:
                     return
+
+    def count(self, claim: Claim, outcome: str) -> None:
+        """Count a claim that another process ended, or is left to another."""
+        self.report(claim, outcome, self._node.clock.monotonic())
 
     def report(self, claim: Claim, outcome: str, began: float) -> None:
         """Count a claim that ended."""

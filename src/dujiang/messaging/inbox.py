@@ -33,6 +33,12 @@ INSERT_ONE = Sql(
     "inbox_insert_one",
     "INSERT INTO dj_inbox (message_id, sub_id) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING message_id",
     "Claims one message for a subscription.",
+    claims="SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM dj_inbox WHERE message_id = $1 AND sub_id = $2)",
+)
+HANDLED = Sql(
+    "inbox_handled",
+    "SELECT 1 FROM dj_inbox WHERE message_id = $1 AND sub_id = $2",
+    "Says whether a subscription has handled a message.",
 )
 DELETE_SLICE = Sql(
     "inbox_delete_slice",
@@ -49,6 +55,11 @@ async def first_time(tx: Tx, database: Database, sub_id: int, message_ids: Seque
         rows = [row for one in message_ids for row in await tx.fetch(INSERT_ONE, one, sub_id)]
     crash_point("inbox_inserted")
     return {bytes(row[0]) for row in rows}
+
+
+async def handled(database: Database, sub_id: int, message_id: bytes) -> bool:
+    """Whether a subscription has handled a message already; for handlers that run outside the transaction of their row."""
+    return bool(await database.read(lambda connection: connection.fetch(HANDLED, message_id, sub_id)))
 
 
 async def delete_slice(database: Database, before_us: int, limit: int = 500) -> int:

@@ -8,23 +8,38 @@ order of their commits. The stored name is the class's name, or `name=`; `versio
         total: Money
 
 Unknown fields of a payload are ignored, so an older consumer reads a newer producer that only added something.
+
+What was stored under an older version is brought up to the present one before it is read, a step for each version:
+
+    @OrderPlaced.upcast(1)
+    def with_currency(payload: dict[str, Any]) -> dict[str, Any]:
+        return {**payload, "total": f"{payload['total']} EUR"}
+
+A version without a step is read as it is, which is right when the next one only added fields with defaults. What is
+stored and cannot be read refuses a start (contracts.py).
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json, to_json
 
 from dujiang.kernel.errors import Declared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic._internal._model_construction import ModelMetaclass
     from pydantic.fields import FieldInfo
 else:
     ModelMetaclass = type(BaseModel)
+
+# Brings the JSON object of a payload from one version to the next.
+Upcaster: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 KEY_MARK = {"x-dujiang-key": True}
 
@@ -52,13 +67,23 @@ class Event(BaseModel, metaclass=EventType):
     event_name: ClassVar[str] = ""
     event_version: ClassVar[int] = 1
     key_field: ClassVar[str | None] = None
+    upcasters: ClassVar[dict[int, Upcaster]] = {}
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Let the class arguments through to the hook below; the one of `object` refuses them."""
+        super().__init_subclass__()
 
     @classmethod
     def __pydantic_init_subclass__(cls, name: str | None = None, version: int = 1, **kwargs: Any) -> None:
         """Read the class arguments and find the key."""
-        super().__pydantic_init_subclass__(**kwargs)
+        super().__pydantic_init_subclass__()
+        if kwargs:
+            raise Declared(
+                where=cls.__name__, what=f"has the class argument {next(iter(kwargs))}", how="write name= or version="
+            )
         cls.event_name = name or cls.__name__
         cls.event_version = version
+        cls.upcasters = {}
         keys = [field for field, info in cls.model_fields.items() if marks_key(info)]
         if len(keys) > 1:
             raise Declared(where=cls.__name__, what=f"has {len(keys)} keys: {', '.join(keys)}", how="mark one field")
@@ -73,9 +98,70 @@ class Event(BaseModel, metaclass=EventType):
         return self.__pydantic_serializer__.to_json(self)
 
     @classmethod
-    def from_bytes(cls, payload: bytes) -> Any:
-        """The event of a payload. Raises pydantic.ValidationError."""
+    def upcast(cls, version: int) -> Callable[[Upcaster], Upcaster]:
+        """Declare how a payload of `version` becomes one of the next version: a function of JSON objects.
+
+        It must know nothing but the payload: it runs whenever an old message is read, years later too.
+
+        Raises:
+            Declared: If there is no such older version, or it has its step already.
+        """
+
+        def declare(function: Upcaster) -> Upcaster:
+            if not 1 <= version < cls.event_version:
+                what = f"has version {cls.event_version}, and a step from version {version}"
+                raise Declared(where=cls.__name__, what=what, how=f"steps begin at 1 to {cls.event_version - 1}")
+            if version in cls.upcasters:
+                how = "keep one of them"
+                raise Declared(where=cls.__name__, what=f"has two steps from version {version}", how=how)
+            cls.upcasters[version] = function
+            return function
+
+        return declare
+
+    @classmethod
+    def from_bytes(cls, payload: bytes, version: int | None = None) -> Any:
+        """The event of a payload that was stored under a version; None = the present one.
+
+        Raises:
+            pydantic.ValidationError: It is no such event.
+            Exception: What a step raised.
+        """
+        steps = [] if version is None else range(version, cls.event_version)
+        wanted = [cls.upcasters[step] for step in steps if step in cls.upcasters]
+        if wanted:
+            found = from_json(payload)
+            for step in wanted:
+                found = step(found)
+            payload = to_json(found)
         return cls.__pydantic_validator__.validate_json(payload)
+
+
+class Readable(Protocol):
+    """What reads the payloads of one name: the class of an event, or the parameters of a job (jobs/arguments.py)."""
+
+    @property
+    def event_name(self) -> str:
+        """The stored name."""
+        ...
+
+    @property
+    def event_version(self) -> int:
+        """The number of the present form."""
+        ...
+
+    @property
+    def upcasters(self) -> dict[int, Upcaster]:
+        """What brings older forms to the next."""
+        ...
+
+    def model_json_schema(self) -> dict[str, Any]:
+        """The present form."""
+        ...
+
+    def from_bytes(self, payload: bytes, version: int | None = None) -> Any:
+        """What a payload says that was stored under a version."""
+        ...
 
 
 def marks_key(info: FieldInfo) -> bool:

@@ -1,10 +1,10 @@
 """Outbox: the append-only log of committed events, and the cursor that reads it without losing one.
 
 On a database with many writers a sequence number is drawn before its transaction commits, so a reader that remembers
-only "the highest number seen" would lose what commits late. The cursor is a floor and a set of gaps:
+only "the highest number seen" would lose what commits late. The cursor is a floor and the gaps below it (gaps.py):
 
     seq      41   42   43   44   45   46
-    seen      x    x    .    x    .    x         floor 46, gaps {43, 45}
+    seen      x    x    .    x    .    x         floor 46, gaps 43 and 45
 
 A gap is either still running or rolled back. It may be closed when every transaction that could own it has ended: the
 number was drawn while its owner already had a transaction id (the closing statement forces it, data/transaction.py), the
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
 from dujiang.data.transaction import Piece, run_one
+from dujiang.messaging.gaps import Gap, parsed
 from dujiang.messaging.message import Message, headers_of
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ READ_WITH_HORIZON = Sql(
     "outbox_read_with_horizon",
     """SELECT h.x, o.seq, o.message_id, o.topic, o.okey, o.created_us, o.headers, o.payload
        FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS x) h
-       LEFT JOIN (SELECT * FROM dj_outbox WHERE seq = ANY($1::bigint[])
+       LEFT JOIN ((SELECT late.* FROM unnest($1::bigint[], $2::bigint[]) AS g(first, final) CROSS JOIN LATERAL
+                     (SELECT * FROM dj_outbox WHERE seq >= g.first AND seq <= g.final ORDER BY seq LIMIT $4) late
+                   ORDER BY late.seq LIMIT $4)
                   UNION ALL
-                  (SELECT * FROM dj_outbox WHERE seq > $2 ORDER BY seq LIMIT $3)) o ON true
+                  (SELECT * FROM dj_outbox WHERE seq > $3 ORDER BY seq LIMIT $4)) o ON true
        ORDER BY o.seq""",
     "Reads late and fresh events and the oldest transaction that still runs.",
 )
@@ -75,12 +78,19 @@ BACKLOG = Sql(
                ORDER BY seq LIMIT 1)""",
     "How many numbers the relay has not passed yet, and when the oldest of them was written.",
 )
+BACKLOG_ROWS = Sql(
+    "outbox_backlog_rows",
+    """SELECT count(*) FROM (SELECT 1 FROM dj_outbox WHERE seq > (SELECT floor_seq FROM dj_relay WHERE relay_id = 1)
+                             LIMIT $1) waiting""",
+    "Counts the events that the relay has not passed yet, up to a number.",
+)
 OLDEST_NEEDED = Sql(
     "outbox_oldest_needed",
     """SELECT (SELECT floor_seq FROM dj_relay WHERE relay_id = 1),
               (SELECT min(seq) FROM dj_ready), (SELECT min(seq) FROM dj_running),
+              (SELECT min(value) + 1 FROM dj_counter WHERE name >= 'arrived:' AND name < 'arrived;'),
               (SELECT gaps FROM dj_relay WHERE relay_id = 1)""",
-    "The lowest numbers that the relay or open work still needs.",
+    "The lowest numbers that the relay, open work or reconciliation still needs.",
 )
 DELETE_SLICE = Sql(
     "outbox_delete_slice",
@@ -102,11 +112,12 @@ def insert_pieces(database: Database, rows: Sequence[tuple[bytes, str, str | Non
 
 
 async def read_batch(
-    database: Database, floor: int, gaps: Sequence[int], limit: int
+    database: Database, floor: int, gaps: Sequence[Gap], limit: int
 ) -> tuple[int | None, list[Message]]:
-    """Events above the floor and those that filled a gap, by number; and the horizon where the database has one."""
+    """Events above the floor and those that filled a gap, up to `limit` of each, by number; and the horizon if there is one."""
     if database.capabilities.xid_horizon:
-        rows = await database.read(lambda c: c.fetch(READ_WITH_HORIZON, list(gaps), floor, limit))
+        firsts, finals = [gap.first for gap in gaps], [gap.final for gap in gaps]
+        rows = await database.read(lambda c: c.fetch(READ_WITH_HORIZON, firsts, finals, floor, limit))
         horizon = rows[0][0]
     else:
         rows = await database.read(lambda c: c.fetch(READ_IN_ORDER, floor, limit))
@@ -120,18 +131,24 @@ def message_of(row: Sequence[Any]) -> Message:
     return Message(seq, message_id, topic, okey, created_us, headers_of(headers), payload)
 
 
-async def backlog(database: Database) -> tuple[int, int | None]:
-    """How many events wait for the relay (gaps count), and the time of the oldest in microseconds, or None."""
-    rows = await database.read(lambda c: c.fetch(BACKLOG))
-    return max(0, rows[0][0] or 0), rows[0][1]
+async def backlog(database: Database, limit: int) -> tuple[int, int | None]:
+    """How many events wait for the relay, and the time of the oldest in microseconds, or None.
+
+    Up to `limit` it is the distance of numbers, gaps included, which costs nothing; beyond it events are counted, to
+    `limit` + 1 at most, because a sequence that jumped is no backlog.
+    """
+    distance, oldest_us = (await database.read(lambda c: c.fetch(BACKLOG)))[0]
+    if distance is not None and distance > limit:
+        distance = (await database.read(lambda c: c.fetch(BACKLOG_ROWS, limit + 1)))[0][0]
+    return max(0, distance or 0), oldest_us
 
 
 async def needed_from(database: Database) -> int:
     """The lowest number that somebody still needs; everything below may go once it is old enough."""
     numbers: Any = (await database.read(lambda c: c.fetch(OLDEST_NEEDED)))[0]
-    floor, ready, running, gaps = numbers
-    open_numbers = [int(number) for number in gaps.split(",") if number]  # A transaction may still bring these.
-    needed: int = min(number for number in (floor + 1, ready, running, *open_numbers) if number is not None)
+    floor, ready, running, arriving, gaps = numbers
+    open_numbers = [gap.first for gap in parsed(gaps)]  # A transaction may still bring these.
+    needed: int = min(number for number in (floor + 1, ready, running, arriving, *open_numbers) if number is not None)
     return needed
 
 

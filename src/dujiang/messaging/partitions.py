@@ -7,6 +7,9 @@ none, rows go in slices of a few hundred, so that no writer waits for long. A pa
     inbox      older than the dedupe horizon
     outcomes   older than their retention
 
+A part goes only if its lock is free within LOCK_MS, and otherwise at a later cleaning: it needs the lock of the whole
+table, and behind a statement that waits for that lock everybody waits. One long report would stop every commit.
+
 A partition that is missing when a row comes is made on the spot, with a warning: the maker was late.
 """
 
@@ -16,6 +19,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dujiang.data.database import Conflict
 from dujiang.data.sql import Sql
 from dujiang.messaging import inbox, outbox
 
@@ -29,6 +33,7 @@ logger = logging.getLogger("dujiang.partitions")
 
 DAY_US = 86_400_000_000
 OUTBOX_SPAN = 2_000_000
+LOCK_MS = 100
 DAYS_AHEAD = 3
 
 CHILDREN = Sql(
@@ -39,6 +44,11 @@ CHILDREN = Sql(
 )
 ALONE = Sql(
     "partitions_alone", "SELECT pg_advisory_xact_lock(7464697061727473)", "Lets one process at a time make parts."
+)
+HURRY = Sql(
+    "partitions_hurry",
+    f"SELECT set_config('lock_timeout', '{LOCK_MS}ms', true)",
+    "Lets a transaction give up when it would wait for a lock.",
 )
 LAST_SEQ = Sql("partitions_last_seq", "SELECT last_value FROM dj_outbox_seq", "Reads the last number of the outbox.")
 DROP_OUTCOMES = Sql(
@@ -154,11 +164,25 @@ class Cleaner:
             rows = await self._database.read(lambda c, table=table: c.fetch(CHILDREN, table))  # type: ignore[misc]
             for (name,) in [tuple(row) for row in rows]:
                 if int(name.rsplit("_", 1)[1]) < limit and await self._old_enough(table, name, now_us):
-                    drop = Sql("partition_drop", f"DROP TABLE IF EXISTS {name}", "Drops a part whole.")
-                    await self._database.write(lambda c, drop=drop: c.execute(drop))  # type: ignore[misc]
-                    logger.info("dropped %s", name)
+                    if not await self._drop(name):
+                        break
                     gone += 1
         return gone
+
+    async def _drop(self, name: str) -> bool:
+        drop = Sql("partition_drop", f"DROP TABLE IF EXISTS {name}", "Drops a part whole.")
+
+        async def body(connection: Connection) -> None:
+            await connection.fetch(HURRY)
+            await connection.execute(drop)
+
+        try:
+            await self._database.write(body)  # It tries a few times; between two tries everybody goes on.
+        except Conflict:
+            logger.info("%s stays until nobody reads its table", name)
+            return False
+        logger.info("dropped %s", name)
+        return True
 
     async def _old_enough(self, table: str, name: str, now_us: int) -> bool:
         if table != "dj_outbox":

@@ -21,13 +21,16 @@ tests/conformance/test_broker.py pauses the owner, resumes it, and looks for ord
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from dujiang.data.sql import Sql
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import ended
 from dujiang.messaging.broker import CursorMove
+from dujiang.messaging.gaps import Gap, left_of, new_gaps, parsed, stamped
 from dujiang.messaging.outbox import read_batch
 from dujiang.telemetry.crash import crash_point
 from dujiang.telemetry.tracing import continued, span
@@ -47,6 +50,7 @@ logger = logging.getLogger("dujiang.relay")
 BATCH = 500
 GAPS_MAX = 10_000
 POLL_S_MIN, POLL_S_MAX = 0.005, 1.0
+STOP_S = 10.0
 
 TAKE = Sql(
     "relay_take",
@@ -91,9 +95,12 @@ class Relay:
         self._process = process
         self._passed = passed
         self._stopping = False
+        self._task: asyncio.Task[None] | None = None
         self._lease = 0
+        self._epoch = 0
         self._floor = 0
-        self._gaps: dict[int, int | None] = {}
+        self._gaps: tuple[Gap, ...] = ()
+        self._behind = False
 
     def __repr__(self) -> str:
         return f"<Relay lease {self._lease}, floor {self._floor}, {len(self._gaps)} gaps>"
@@ -107,14 +114,22 @@ class Relay:
         """Begin in the background."""
         self._task = self._node.tasks.spawn(self._run(), name="relay")
 
-    async def stop(self) -> None:
-        """End after the batch in hand, and let another process take over at once."""
+    async def stop(self, grace_s: float = STOP_S) -> None:
+        """End after the batch in hand, and let another process take over at once; may be called twice.
+
+        Args:
+            grace_s: Seconds that the batch has; a broker that does not confirm it until then gets it again from another.
+        """
         self._stopping = True
-        self._bells.ring("outbox")
-        await ended(self._task)
+        if self._task is not None:
+            self._bells.ring("outbox")
+            await asyncio.wait({self._task}, timeout=grace_s)
+            self._task.cancel()
+            await ended(self._task)
         if self.owns:
             lease, self._lease = self._lease, 0
             await self._database.statement(LEAVE, self._process.lease, lease)
+            self._bells.ring_far("outbox")
 
     async def _run(self) -> None:
         wait_s = POLL_S_MIN
@@ -132,57 +147,58 @@ class Relay:
                 await self._bells.wait("outbox", wait_s * self._node.entropy.uniform(0.8, 1.2))
 
     async def _take(self) -> bool:
+        self._epoch = self._database.epoch
         rows = await self._database.statement(TAKE, self._process.lease, self._node.clock.now_us())
         if not rows:
             return False
         self._lease, self._floor, gaps = rows[0][0], rows[0][1], rows[0][2]
         # Stamps of another owner mean nothing to us: each gap is stamped anew by our first move.
-        self._gaps = {int(number): None for number in gaps.split(",") if number}
+        self._gaps = parsed(gaps)
+        if not self._broker.capabilities.in_store:
+            # Queues are made, and those of retired subscriptions ended, before the first event needs it.
+            passed = await self._broker.publish((), CursorMove(self._lease, self._floor, self._gaps))
+            self._lease, self._behind = self._lease if passed.owned else 0, passed.behind
         return True
 
     async def _step(self) -> bool:
         """Pass one batch on; whether there was anything to do."""
-        horizon, batch = await read_batch(self._database, self._floor, list(self._gaps), BATCH)
+        horizon, batch = await read_batch(self._database, self._floor, self._gaps, BATCH)
         crash_point("relay_read")
-        gaps, closed = self._after(batch, horizon)
-        unstamped = any(stamp is None for stamp in gaps.values())
-        if not batch and not closed and not unstamped:
+        if self._database.epoch != self._epoch:
+            # Another server answers. It may lack the last commits of the one before, and give their numbers out again:
+            # the floor that counts is the one that it has.
+            self._lease = 0
+            return False
+        gaps = self._after([message.seq for message in batch], horizon)
+        if not batch and not self._behind and gaps == self._gaps and all(gap.stamp is not None for gap in gaps):
             return False
         floor = max(self._floor, batch[-1].seq if batch else 0)
         crash_point("relay_sent_unconfirmed")
         # A batch serves many traces; its span belongs to that of its first event.
         trace = str(batch[0].headers.get("traceparent", "")) if batch else ""
         with continued(trace, "messaging.relay", count=len(batch)), span("messaging.broker"):
-            passed = await self._broker.publish(batch, CursorMove(self._lease, floor, tuple(gaps)))
+            passed = await self._broker.publish(batch, CursorMove(self._lease, floor, gaps))
         crash_point("relay_confirmed_unmarked")
         if not passed.owned:
             logger.info("the relay begins again: its lease %d was ended", self._lease)
             self._lease = 0
             return False
         self._floor = floor
-        self._gaps = {number: passed.stamp if stamp is None else stamp for number, stamp in gaps.items()}
+        self._gaps = stamped(gaps, passed.stamp)
+        self._behind = passed.behind
         self._passed(batch)
         for sub_id in passed.subscriptions or ():
             self._bells.ring_far(f"sub{sub_id}")
-        return bool(batch)
+        return bool(batch) or passed.more
 
-    def _after(self, batch: list[Message], horizon: int | None) -> tuple[dict[int, int | None], bool]:
-        """The gaps after this batch, and whether one was closed."""
-        seen = {message.seq for message in batch}
-        gaps = {
-            number: stamp
-            for number, stamp in self._gaps.items()
-            if number not in seen and not (stamp is not None and horizon is not None and stamp < horizon)
-        }
-        closed = len(gaps) != len(self._gaps)
-        if horizon is not None:
-            expected = self._floor + 1
-            for message in batch:
-                if message.seq < expected:
-                    continue
-                for number in range(expected, message.seq):
-                    gaps[number] = None
-                expected = message.seq + 1
+    def _after(self, seen: list[int], horizon: int | None) -> tuple[Gap, ...]:
+        """The gaps after a look that found these numbers."""
+        if horizon is None:
+            return ()
+        late = bisect_right(seen, self._floor)
+        # As many late ones as a look may bring: beyond the last of them it did not look.
+        looked_to = seen[late - 1] if late >= BATCH else None
+        gaps = (*left_of(self._gaps, seen, horizon, looked_to), *new_gaps(self._floor, seen))
         if len(gaps) > GAPS_MAX:
-            logger.warning("the outbox has %d open numbers; a transaction may be open for very long", len(gaps))
-        return gaps, closed
+            logger.warning("the outbox has %d gaps; a transaction may be open for very long", len(gaps))
+        return gaps

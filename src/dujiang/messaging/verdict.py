@@ -9,18 +9,22 @@ from the future would outlive every horizon.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.ids import uuid7_us
 from dujiang.messaging.inbox import HORIZON_US
 
 if TYPE_CHECKING:
-    from dujiang.messaging.message import Event, Message
+    from dujiang.messaging.message import Message
     from dujiang.messaging.subscription import Subscription
 
 AHEAD_US_MAX = 86_400_000_000
 ID_BYTES = 16
+
+
+class Mixed(Exception):
+    """Among events that share a transaction some were handled before; each is run by itself."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -49,8 +53,8 @@ class Unfit:
     error: Exception | None = None
 
 
-def judged(message: Message, subscription: Subscription, now_us: int) -> Event | Unfit:
-    """The event of a message for a subscription, or why it has none."""
+def judged(message: Message, subscription: Subscription, now_us: int) -> Any:
+    """The event of a message for a subscription, or an Unfit that says why it has none."""
     expected = subscription.event
     try:
         if message.topic != expected.event_name:  # None when the outbox has dropped it
@@ -58,13 +62,14 @@ def judged(message: Message, subscription: Subscription, now_us: int) -> Event |
         if len(message.message_id) != ID_BYTES:
             raise Undecodable(event=message.topic, why=f"its id has {len(message.message_id)} bytes, not {ID_BYTES}")
         made_us = uuid7_us(message.message_id)
-        if made_us < now_us - HORIZON_US:
+        if subscription.routed and made_us < now_us - HORIZON_US:
             return Unfit("beyond_dedupe_horizon")
         if made_us > now_us + AHEAD_US_MAX:
             return Unfit("id_in_the_future")
-        if int(message.headers.get("version", 1)) > expected.event_version:
+        version = int(message.headers.get("version", 1))
+        if version > expected.event_version:
             return Unfit("")
-        event: Event = expected.from_bytes(message.payload)
+        event = expected.from_bytes(message.payload, version)
     except Exception as error:  # noqa: BLE001  (a validator is foreign code, and headers hold anything)
         return Unfit("undecodable", error)
     return event

@@ -29,7 +29,7 @@ from dujiang.messaging.outbox import message_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dujiang.data.database import Connection, Database
+    from dujiang.data.database import Connection, Database, Settle
     from dujiang.messaging.message import Message
 
 COLUMNS = "sub_id, seq, okey, tenant, attempt, crashes, message_id, topic, created_us, headers, payload"
@@ -71,7 +71,8 @@ CLAIM_KEYED = Sql(
     "work_claim_keyed",
     f"""WITH c AS (SELECT r.* FROM dj_ready r WHERE r.sub_id = $1 AND r.seq = ANY($2::bigint[]) AND NOT EXISTS
                     (SELECT 1 FROM dj_ready e WHERE e.sub_id = r.sub_id AND e.okey = r.okey AND e.seq < r.seq)
-                   AND NOT EXISTS (SELECT 1 FROM dj_hold h WHERE h.sub_id = r.sub_id AND h.okey = r.okey)
+                   AND NOT EXISTS
+                    (SELECT 1 FROM dj_hold h WHERE h.sub_id = r.sub_id AND h.okey IN (r.okey, E'\\x01'))
                    ORDER BY okey FOR UPDATE SKIP LOCKED),
         i AS (INSERT INTO dj_running ({COLUMNS}, lease, started_us)
               SELECT sub_id, seq, okey, tenant, attempt + 1, crashes, message_id, topic, created_us, headers, payload, $4, $3
@@ -219,7 +220,7 @@ class Worked:
 
     Attributes:
         subscription: Its name.
-        outcome: `done`, `duplicate`, `retried` or `dead`.
+        outcome: `done`, `duplicate`, `retried`, `snoozed` or `dead`.
         took_s: Seconds from the start of the run to its end.
         delay_s: Seconds from the message's transaction to the end of the run.
     """
@@ -238,14 +239,19 @@ def claims_of(rows: Sequence[Sequence[Any]], sub_id: int, lease: int) -> list[Cl
 async def claim_free(database: Database, sub_id: int, lease: int, now_us: int, limit: int) -> list[Claim]:
     """Claim up to `limit` due events without a key."""
     if database.capabilities.skip_locked:
-        rows = await database.statement(CLAIM_FREE, sub_id, now_us, limit, lease)
+        return claims_of(await database.statement(CLAIM_FREE, sub_id, now_us, limit, lease), sub_id, lease)
+    return await database.write(lambda connection: claim_inside(database, connection, sub_id, lease, now_us, limit))
+
+
+async def claim_inside(
+    database: Database, connection: Connection, sub_id: int, lease: int, now_us: int, limit: int
+) -> list[Claim]:
+    """The same in a transaction that is open."""
+    if database.capabilities.skip_locked:
+        rows = await connection.fetch(CLAIM_FREE, sub_id, now_us, limit, lease)
     else:
-
-        async def pick(connection: Connection) -> list[Sequence[Any]]:
-            found = [row[0] for row in await connection.fetch(PICK_FREE, sub_id, now_us, limit)]
-            return await take(connection, sub_id, found, now_us, lease) if found else []
-
-        rows = await database.write(pick)
+        found = [row[0] for row in await connection.fetch(PICK_FREE, sub_id, now_us, limit)]
+        rows = await take(connection, sub_id, found, now_us, lease) if found else []
     return claims_of(rows, sub_id, lease)
 
 
@@ -341,6 +347,22 @@ async def claims_of_lease(database: Database, sub_id: int, lease: int) -> list[C
 async def still_running(connection: Connection, claim: Claim) -> bool:
     """Whether a claim is still open under its lease."""
     return bool(await connection.fetch(STILL_RUNNING, claim.sub_id, claim.message.seq, claim.attempt, claim.lease))
+
+
+def settled_by(claim: Claim) -> Settle:
+    """Says after a lost reply whether the commit happened: the same transaction ends the claim."""
+
+    async def settle(connection: Connection) -> bool:
+        return not await still_running(connection, claim)
+
+    return settle
+
+
+def belong_together(first: Claim, other: Claim) -> bool:
+    """Whether two claims may share a transaction: one lease, one tenant, and no process died of either."""
+    if first.crashes or other.crashes:
+        return False
+    return first.lease == other.lease and first.message.headers.get("tenant") == other.message.headers.get("tenant")
 
 
 async def give_back(

@@ -75,7 +75,8 @@ SETTINGS: Sequence[Declared] = (
         kind=Url("database"),
         default=None,
         means="Where everything durable lives.",
-        special="Not given: the file `app.db` in the folder `data`, in the embedded store.",
+        special="Not given: the file `app.db` in the folder `data`, in the embedded store."
+        " `postgresql://a:5432,b:5432/name` is a primary and its standbys; the one that takes writes is used.",
         follows="`sqlite:` is one process with nothing to install; `postgresql:` takes any number of processes.",
     ),
     Declared(
@@ -83,8 +84,17 @@ SETTINGS: Sequence[Declared] = (
         kind=Url("broker"),
         default="database:",
         means="What carries committed events to their reactions.",
-        special="`database:` uses the database itself.",
-        follows="Retries, delays and dead letters live in the database on every broker.",
+        special="`database:` uses the database itself. `amqp://user:password@host:5672/vhost` is RabbitMQ, `amqps:` with TLS.",
+        follows="Retries, delays and dead letters live in the database on every broker; a broker that is away delays"
+        " events and stops no write. Let the events in flight be handled before changing it.",
+    ),
+    Declared(
+        name="cache",
+        kind=Url("cache"),
+        default="memory:?max_mib=64",
+        means="Where the answers of cached reads lie.",
+        special="`memory:?max_mib=64` is each process's own memory, 64 MiB at most; `max_mib=0` keeps nothing.",
+        follows="More room means fewer loads. What is invalidated is not given, whatever lies there.",
     ),
     Declared(
         name="host",
@@ -173,6 +183,21 @@ SETTINGS: Sequence[Declared] = (
         default="7d",
         means="How long published events are kept for replay.",
         follows="Costs disk in proportion; what is older cannot be replayed.",
+    ),
+    Declared(
+        name="crash_limit",
+        kind=Whole(1, 100),
+        default=2,
+        means="How many processes may die while they run a message, before it is run alone.",
+        follows="Alone means: in a child process, one message at a time. If that dies too, the message becomes a dead letter"
+        " with the reason `crash_loop`. Lower costs innocent messages time, higher costs processes.",
+    ),
+    Declared(
+        name="crash_memory",
+        kind=Size(16 * 2**20, 2**50),
+        default="1GiB",
+        means="How much memory a message that is run alone may take beyond what the loaded application has.",
+        follows="One that takes more counts as one that ended its process. It must be less than the machine has to spare.",
     ),
     Declared(
         name="log_level",

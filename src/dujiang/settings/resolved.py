@@ -61,6 +61,7 @@ class Settings:
     data: Path = Path("var")
     database: str = ""
     broker: str = "database:"
+    cache: str = "memory:?max_mib=64"
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
@@ -73,6 +74,8 @@ class Settings:
     idempotency_ttl_s: float = 86400.0
     outbox_limit: int = 1_000_000
     outbox_retention_s: float = 7 * 86400.0
+    crash_limit: int = 2
+    crash_memory_bytes: int = 2**30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
     access_log: bool = False

@@ -54,7 +54,9 @@ def masked_option(part: str) -> str:
 
 def port_of(place: str) -> bool:
     """Whether `host:port...` has a port, or an address in brackets, where a port belongs."""
-    return re.fullmatch(r"[^:/]*:[0-9]{1,5}(/.*)?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?(/.*)?", place) is not None
+    hosts, slash, path = place.partition("/")
+    one = r"[^:/,]*:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?"
+    return re.fullmatch(f"({one})(,({one}))*", hosts) is not None and "\n" not in slash + path
 
 
 def checked(port: str, url: str, *, folder: Path) -> str:
@@ -77,14 +79,14 @@ def checked(port: str, url: str, *, folder: Path) -> str:
     if chosen.driver and importlib.util.find_spec(chosen.driver) is None:
         raise ValueError(f"{match[1]!r} needs a package that is missing: pip install 'dujiang[{chosen.extra}]'")
     if chosen.shape == "server":
-        check_server(url, shown)
+        check_server(url, shown, chosen)
     elif chosen.shape == "file":
         url = checked_file(url, folder)
     check_options(chosen, url)
     return url
 
 
-def check_server(url: str, shown: str) -> None:
+def check_server(url: str, shown: str, chosen: Adapter) -> None:
     """Refuse what cannot be the URL of a server."""
     authority = url.partition("://")[2]
     if "://" not in url or not authority:
@@ -98,19 +100,26 @@ def check_server(url: str, shown: str) -> None:
         raise ValueError(f"{shown!r} has more than one : in its user part; {escape}")
     if re.search(r"%(?![0-9A-Fa-f]{2})", user):
         raise ValueError(f"{shown!r} has a % that begins no escape; write % as %25")
-    number = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", host)
-    if number is None or (number[1] is not None and not number[1].isdigit()):
-        tail = "" if at else f"; if that is a password, {escape}"
-        raise ValueError(f"{shown!r} has no number as its port{tail}")
-    if number[1] is not None and not 1 <= int(number[1]) <= 65535:
-        raise ValueError(f"{shown!r} has a port outside 1 to 65535")
+    if "," in host and not chosen.many_hosts:
+        raise ValueError(f"{shown!r} names several hosts, and {chosen.scheme!r} takes one")
+    for one in host.split(","):
+        check_host(one, shown, "" if at else f"; if that is a password, {escape}")
     parts = urlsplit(url)
     if parts.fragment or "#" in url:
         raise ValueError(f"{shown!r} holds a #; {escape}")
     if not parts.hostname and "host" not in dict(parse_qsl(parts.query)):
         raise ValueError(f"{shown!r} names no host; write scheme://user:password@host:port/name")
     if not parts.path.strip("/"):
-        raise ValueError(f"{shown!r} names no database; write its name after the host, as in .../shop")
+        raise ValueError(f"{shown!r} names no {chosen.names}; write its name after the host, as in .../shop")
+
+
+def check_host(host: str, shown: str, tail: str) -> None:
+    """Refuse a `host:port` whose port is none."""
+    number = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(.*))?", host)
+    if number is None or (number[1] is not None and not number[1].isdigit()):
+        raise ValueError(f"{shown!r} has no number as its port{tail}")
+    if number[1] is not None and not 1 <= int(number[1]) <= 65535:
+        raise ValueError(f"{shown!r} has a port outside 1 to 65535")
 
 
 def checked_file(url: str, folder: Path) -> str:

@@ -68,8 +68,41 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         ("dujiang_outbox_backlog", "dujiang_outbox_oldest_age_seconds"),
     ),
     TelemetryEvent(
+        "broker.measured",
+        "The metrics were read by a process that is connected to a broker outside the database.",
+        (
+            "dujiang_broker_connected_since_seconds",
+            "dujiang_broker_publish_failures_total",
+            "dujiang_broker_unconfirmed",
+            "dujiang_broker_blocked",
+        ),
+    ),
+    TelemetryEvent(
+        "broker.behind",
+        "The metrics were read by the process that relays, and a queue of the broker is full, or was.",
+        ("dujiang_broker_behind",),
+        ("subscription",),
+    ),
+    TelemetryEvent(
+        "cache.read",
+        "A cached read was asked: its answer was there, was not, or was given although it is old.",
+        ("dujiang_cache_reads_total",),
+        ("read", "outcome"),
+    ),
+    TelemetryEvent(
+        "cache.loaded",
+        "An answer of a cached read was loaded: it was missing, or its time was nearly over, or it was sampled to be compared.",
+        ("dujiang_cache_loads_total", "dujiang_cache_refreshes_total", "dujiang_cache_inconsistent_total"),
+        ("read",),
+    ),
+    TelemetryEvent(
+        "cache.measured",
+        "The metrics were read by a process that keeps answers.",
+        ("dujiang_cache_bytes", "dujiang_cache_entries", "dujiang_cache_trusted"),
+    ),
+    TelemetryEvent(
         "work.finished",
-        "An attempt ended: done, put back for a retry, dead, or a duplicate that the inbox dropped.",
+        "An attempt ended: done, put back for a retry, put off, dead, or a duplicate that the inbox dropped.",
         ("dujiang_work_total", "dujiang_work_seconds"),
         ("subscription", "outcome"),
         span="react",
@@ -87,6 +120,19 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         ("subscription",),
     ),
     TelemetryEvent(
+        "gate.turned",
+        "The work of a subscription was paused because all of it fails, or goes on because a probe succeeded.",
+        ("dujiang_gate_closed",),
+        ("subscription",),
+    ),
+    TelemetryEvent(
+        "external.called",
+        "A call of an external effect was answered, or failed.",
+        ("dujiang_external_total", "dujiang_external_seconds"),
+        ("external", "outcome"),
+        span="external",
+    ),
+    TelemetryEvent(
         "loop.sampled",
         "Twice a second the event loop was asked how late it is.",
         ("dujiang_loop_lag_seconds",),
@@ -100,6 +146,17 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         "clock.measured",
         "A scrape looked at how far the machine's clock had been set back.",
         ("dujiang_clock_stepped_back_seconds",),
+    ),
+    TelemetryEvent(
+        "clock.compared",
+        "Each second this machine's clock was compared with the store's, which is the one that counts.",
+        ("dujiang_clock_skew_seconds",),
+    ),
+    TelemetryEvent(
+        "law.checked",
+        "A law with `every` was checked on the process that relays.",
+        ("dujiang_invariant_violations",),
+        ("invariant",),
     ),
     TelemetryEvent(
         "process.described",

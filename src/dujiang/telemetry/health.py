@@ -5,8 +5,9 @@
 
 A database that is down must never fail `live`: restarting every process at once is how an outage becomes a longer one.
 Checks run at once, each within LIMIT_S. Their outcome is kept for FRESH_S and callers that ask meanwhile wait for the one
-run, so a crowd of probes costs the database one question. A failed check is shown by its error's code alone: the pages
-need no login. tests/unit/telemetry/test_health.py holds it.
+run, so a crowd of probes costs the database one question. What a process can do without for a while, as it can without a
+broker, is not vital: its failure shows as `degraded` and keeps no request away. A failed check is shown by its error's
+code alone: the pages need no login. tests/unit/telemetry/test_health.py holds it.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class Check:
         name: Shown on the page.
         ask: Returns when all is well, with words about it or None; raises otherwise.
         live: Whether a restart would cure its failure; then it counts for `live` too.
+        vital: Whether requests should stay away while it fails.
         failing: Whether it failed when it was last asked; a change is logged once.
     """
 
     name: str
     ask: Callable[[], Awaitable[str | None]]
     live: bool = False
+    vital: bool = True
     failing: bool = False
 
 
@@ -69,9 +72,11 @@ class Health:
     def __repr__(self) -> str:
         return f"<Health {self.state}: {', '.join(self._checks) or 'no checks'}>"
 
-    def add(self, name: str, ask: Callable[[], Awaitable[str | None]], *, live: bool = False) -> None:
+    def add(
+        self, name: str, ask: Callable[[], Awaitable[str | None]], *, live: bool = False, vital: bool = True
+    ) -> None:
         """Add a check, or replace the one of this name. It has 1 s and must not hold on to what it opens."""
-        self._checks[name] = Check(name, ask, live)
+        self._checks[name] = Check(name, ask, live, vital)
         self._kept.clear()
 
     def remove(self, name: str) -> None:
@@ -92,7 +97,7 @@ class Health:
     ) -> tuple[bool, dict[str, Any]]:
         outcomes = await self._outcomes(page, checks)
         status = state if state != "ready" else well
-        if status == well and any(outcome["status"] != "ok" for outcome in outcomes.values()):
+        if status == well and any(outcome["status"] == "failed" for outcome in outcomes.values()):
             status = "failed"
         return status == well, {"status": status, "checks": outcomes}
 
@@ -115,7 +120,7 @@ class Health:
             if not check.failing:
                 logger.warning("health check %s fails: %s", check.name, str(error) or type(error).__name__)
             check.failing = True
-            return {"status": "failed", "code": _code(error)}
+            return {"status": "failed" if check.vital else "degraded", "code": _code(error)}
         if check.failing:
             logger.warning("health check %s is well again", check.name)
         check.failing = False

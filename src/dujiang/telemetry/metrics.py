@@ -62,6 +62,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("dujiang_outbox_oldest_age_seconds", "gauge", (), "Age of the oldest of them; 0 when there is none."),
     Metric("dujiang_relay_batches_total", "counter", (), "Batches that the relay passed on."),
     Metric(
+        "dujiang_broker_connected_since_seconds", "gauge", (), "When the connection to the broker was made; 0 = away."
+    ),
+    Metric("dujiang_broker_publish_failures_total", "counter", (), "Publishes that were refused or not confirmed."),
+    Metric("dujiang_broker_unconfirmed", "gauge", (), "Messages that were sent and are not confirmed yet."),
+    Metric("dujiang_broker_blocked", "gauge", (), "1 while an alarm of the broker stops what is published here."),
+    Metric(
+        "dujiang_broker_behind", "gauge", ("subscription",), "Events that wait in the outbox because its queue is full."
+    ),
+    Metric(
         "dujiang_work_total", "counter", ("subscription", "outcome"), "Finished work: done, retried, dead or duplicate."
     ),
     Metric(
@@ -76,6 +85,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("dujiang_ready", "gauge", ("subscription",), "Work that could start now and has not."),
     Metric("dujiang_dead", "gauge", ("subscription",), "Work in the dead letters."),
+    Metric("dujiang_gate_closed", "gauge", ("subscription",), "1 while work is paused because all of it fails."),
+    Metric("dujiang_external_total", "counter", ("external", "outcome"), "Calls of external effects: done or failed."),
+    Metric(
+        "dujiang_external_seconds", "histogram", ("external",), "From the call of an external effect to its answer."
+    ),
     Metric("dujiang_loop_lag_seconds", "histogram", (), "How late the event loop was, sampled twice a second."),
     Metric("dujiang_pool_size", "gauge", (), "Connections to the database that are open."),
     Metric("dujiang_pool_used", "gauge", (), "Connections in use."),
@@ -86,8 +100,19 @@ METRICS: tuple[Metric, ...] = (
         ("outcome",),
         "Requests with a key: first, replayed, in_flight, mismatch.",
     ),
+    Metric("dujiang_cache_reads_total", "counter", ("read", "outcome"), "Cached reads: hit, miss or stale."),
+    Metric("dujiang_cache_loads_total", "counter", ("read",), "Answers of cached reads that were loaded."),
+    Metric("dujiang_cache_refreshes_total", "counter", ("read",), "Loads that began before their answer had ended."),
+    Metric("dujiang_cache_inconsistent_total", "counter", ("read",), "Sampled answers that the database did not give."),
+    Metric("dujiang_cache_bytes", "gauge", (), "What the cached answers of this process take."),
+    Metric("dujiang_cache_entries", "gauge", (), "Cached answers in this process."),
+    Metric("dujiang_cache_trusted", "gauge", (), "1 while cached answers are given; 0 = the log cannot be read."),
     Metric("dujiang_conflicts_total", "counter", (), "Transactions that the database sent back and that ran again."),
     Metric("dujiang_clock_stepped_back_seconds", "gauge", (), "By how much our time is ahead of a clock set back."),
+    Metric("dujiang_clock_skew_seconds", "gauge", (), "By how much this machine's clock is ahead of the store's."),
+    Metric(
+        "dujiang_invariant_violations", "gauge", ("invariant",), "Rows that violate a declared law; -1 = not known."
+    ),
     Metric("dujiang_build_info", "gauge", ("version", "python"), "Always 1; its labels say what runs."),
 )
 

@@ -16,13 +16,13 @@ tests/unit/telemetry/test_tracing.py follows one trace across an outbox row.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Self
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.context import current_or_none
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from types import TracebackType
 
     from opentelemetry.context import Context as SpanContext
 
@@ -38,26 +38,23 @@ class NoSpan:
 
     __slots__ = ()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    # Every request enters and leaves several, so both are C: one gives NO_SPAN, one takes anything and answers "" (false).
+    __enter__: Any
+    __exit__: Any = staticmethod("".format)
 
     def end(self) -> None:
         """Nothing."""
 
 
 NO_SPAN = NoSpan()
+NoSpan.__enter__ = staticmethod(repeat(NO_SPAN).__next__)
 # The tracer, False while no provider is installed, None = not asked yet.
 _tracer: Any = None
 
 
 def enabled() -> bool:
     """Whether somebody installed a tracer provider; asked once, see `recheck`."""
-    return bool(_tracer if _tracer is not None else recheck())
+    return _tracer is not False and (_tracer is not None or recheck())
 
 
 def recheck() -> bool:
@@ -94,13 +91,26 @@ def begun(name: str) -> Any:
     return _tracer.start_span(name, context=_inherited())
 
 
-def continued(trace_parent: str, name: str, operation: str = "", **attributes: Any) -> AbstractContextManager[Any]:
+def active() -> Any:
+    """What names the current span, to link another one to it; None when there is none."""
+    if not _tracer:
+        return None
+    from opentelemetry import trace  # noqa: PLC0415
+
+    found = trace.get_current_span().get_span_context()
+    return found if found.is_valid else None
+
+
+def continued(
+    trace_parent: str, name: str, operation: str = "", *, link: Any = None, **attributes: Any
+) -> AbstractContextManager[Any]:
     """A span around a block, child of a span in another process; a malformed parent begins a new trace.
 
     Args:
         trace_parent: The header as the outbox row carried it; may be empty.
         name: What is done.
         operation: The name of the reaction.
+        link: Another span that belongs to it, from `active`.
         attributes: As in `span`.
     """
     if not _tracer and (_tracer is False or not enabled()):
@@ -110,7 +120,7 @@ def continued(trace_parent: str, name: str, operation: str = "", **attributes: A
     ids = parse_traceparent(trace_parent)
     # An empty context, not None: what the worker's own task happens to carry is no parent of this message.
     parent = Context() if ids is None else _remote(*ids, sampled=bool(int(trace_parent[53:55], 16) & SAMPLED))
-    return _started(name, {"operation": operation, **attributes} if operation else attributes, parent)
+    return _started(name, {"operation": operation, **attributes} if operation else attributes, parent, link)
 
 
 def parse_traceparent(text: str) -> tuple[str, str] | None:
@@ -161,17 +171,24 @@ def current_trace_id() -> str:
 
 def new_trace_id(node: Node) -> str:
     """32 hexadecimal digits, not all zero."""
-    return f"{node.entropy.bits(128) or 1:032x}"
+    return (node.entropy.bits(128) or 1).to_bytes(16, "big").hex()  # A fifth of what a format costs.
 
 
 def new_span_id(node: Node) -> str:
     """16 hexadecimal digits, not all zero."""
-    return f"{node.entropy.bits(64) or 1:016x}"
+    return (node.entropy.bits(64) or 1).to_bytes(8, "big").hex()
 
 
-def _started(name: str, attributes: dict[str, Any], parent: SpanContext | None) -> AbstractContextManager[Any]:
+def _started(
+    name: str, attributes: dict[str, Any], parent: SpanContext | None, link: Any = None
+) -> AbstractContextManager[Any]:
+    from opentelemetry import trace  # noqa: PLC0415
+
     named = {f"dujiang.{key}": value for key, value in attributes.items()}
-    started: AbstractContextManager[Any] = _tracer.start_as_current_span(name, context=parent, attributes=named)
+    links = () if link is None else (trace.Link(link),)
+    started: AbstractContextManager[Any] = _tracer.start_as_current_span(
+        name, context=parent, attributes=named, links=links
+    )
     return started
 
 
@@ -199,6 +216,7 @@ def _remote(trace_id: str, span_id: str, *, sampled: bool) -> SpanContext:
 
 __all__ = [
     "NO_SPAN",
+    "active",
     "begun",
     "continued",
     "current_trace_id",

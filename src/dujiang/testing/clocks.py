@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from dujiang.kernel.clock import SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from dujiang.data.database import Database
 
 
 class JumpClock:
@@ -38,6 +44,14 @@ class JumpClock:
                     await self._jumped.wait()
             except TimeoutError:
                 continue
+
+    def carry(self, look: Callable[[Database], Awaitable[int]]) -> Callable[[Database], Awaitable[int]]:
+        """A look at a server's clock, which stands still when we jump, as if it had jumped along."""
+
+        async def jumped(database: Database) -> int:
+            return await look(database) + self._ahead_us
+
+        return jumped
 
     def jump(self, seconds: float) -> None:
         """Move ahead."""

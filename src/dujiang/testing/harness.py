@@ -6,7 +6,7 @@
         assert (await world.get(f"/api/v1/orders/{answer.json['order_id']}")).json["status"] == "reserved"
 
 The store is the embedded one in a temporary folder unless a URL is given; requests go through the whole gateway, guard
-included. `settle` returns once every committed event has been handled.
+included. `settle` returns once every committed event, and every job that is due, has been handled.
 """
 
 from __future__ import annotations
@@ -31,11 +31,21 @@ if TYPE_CHECKING:
 
 OPEN = Sql(
     "harness_open",
-    """SELECT (SELECT count(*) FROM dj_outbox WHERE seq > (SELECT floor_seq FROM dj_relay WHERE relay_id = 1)),
+    """SELECT (SELECT count(*) FROM dj_outbox WHERE seq > (SELECT floor_seq FROM dj_relay WHERE relay_id = 1))
+              + (SELECT count(*) FROM dj_counter c JOIN dj_subscription s
+                 ON c.name = 'arrived:' || CAST(s.sub_id AS TEXT)
+                 LEFT JOIN dj_outbox o ON o.topic = s.topic AND o.seq > c.value
+                 AND o.seq <= (SELECT floor_seq FROM dj_relay WHERE relay_id = 1)
+                 LEFT JOIN dj_outcome e ON e.sub_id = s.sub_id AND e.seq = o.seq
+                 WHERE s.active = 0 OR (o.seq IS NOT NULL AND e.seq IS NULL
+                 AND NOT EXISTS (SELECT 1 FROM dj_ready r WHERE r.sub_id = s.sub_id AND r.seq = o.seq)
+                 AND NOT EXISTS (SELECT 1 FROM dj_running u WHERE u.sub_id = s.sub_id AND u.seq = o.seq))),
               (SELECT count(*) FROM dj_ready r WHERE NOT EXISTS (SELECT 1 FROM dj_hold h WHERE h.sub_id = r.sub_id
-                AND (h.okey = r.okey OR h.okey < '\x02'))),
+                AND (h.okey = r.okey OR h.okey < '\x02'))
+                AND NOT (r.attempt = 0 AND coalesce(r.created_us, 0) = r.run_at AND r.run_at > $1)),
               (SELECT count(*) FROM dj_running)""",
-    "Counts what is still to be done; what waits behind a dead letter is not.",
+    "Counts what is still to be done: not routed or not arrived, ready, running; not what waits behind a dead letter, nor a job "
+    "that is due after a time.",
 )
 OPERATOR_TOKEN = "harness-operator-token"  # noqa: S105  (of a store that lives for one test)
 
@@ -58,6 +68,50 @@ class Response:
     def json(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
+
+
+async def exchanged(asgi: Any, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Response:
+    """Send one request to an ASGI application, without a socket.
+
+    Args:
+        asgi: The application.
+        method: GET, POST, ...
+        path: With a query, if any.
+        body: The bytes; JSON unless a header says otherwise.
+        headers: Further headers, by lower-case name.
+    """
+    given = {"host": "localhost", **({"content-type": "application/json"} if body else {}), **headers}
+    if body:
+        given["content-length"] = str(len(body))
+    target, _, query = path.partition("?")
+    sent: list[Any] = []
+    bodies = [body]
+
+    async def receive() -> dict[str, Any]:
+        if bodies:
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": target,
+        "raw_path": target.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    await asgi(scope, receive, send)
+    answered = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
+    return Response(sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:]))
 
 
 class NotSettled(AssertionError):
@@ -94,40 +148,10 @@ class World:
             headers: Further headers.
         """
         raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        given = {"host": "localhost", **({"content-type": "application/json"} if raw else {}), **(headers or {})}
+        given = dict(headers or {})
         if key is not None:
             given["idempotency-key"] = key
-        if raw:
-            given["content-length"] = str(len(raw))
-        target, _, query = path.partition("?")
-        sent: list[Any] = []
-        bodies = [raw]
-
-        async def receive() -> dict[str, Any]:
-            if bodies:
-                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": target,
-            "raw_path": target.encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 80),
-        }
-        await self.runtime.asgi(scope, receive, send)
-        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Response(sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:]))
+        return await exchanged(self.runtime.asgi, method, path, raw, given)
 
     async def get(self, path: str, **options: Any) -> Response:
         """GET."""
@@ -158,12 +182,16 @@ class World:
         await self.runtime.transact(body)
 
     async def open_work(self) -> tuple[int, int, int]:
-        """How many events are unrouted, ready and running."""
-        row = (await self.runtime.database.read(lambda connection: connection.fetch(OPEN)))[0]
+        """How many events are unrouted, and how many events and due jobs are ready and running."""
+        row = (
+            await self.runtime.database.read(
+                lambda connection: connection.fetch(OPEN, self.runtime.node.clock.now_us())
+            )
+        )[0]
         return row[0], row[1], row[2]
 
     async def settle(self, *, within_s: float = 30.0) -> None:
-        """Return once every committed event has been handled. Raises NotSettled."""
+        """Return once every committed event, and every job that is due, has been handled. Raises NotSettled."""
         clock = self.runtime.node.clock
         until = clock.monotonic() + within_s
         while any(counts := await self.open_work()):

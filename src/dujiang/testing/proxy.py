@@ -4,20 +4,16 @@
            <--down--         <--down---                     connect(proxy.port)
 
 The dangerous moments of a database are two messages wide: a COMMIT that never arrived, and a COMMIT that was executed
-while its answer got lost. A client sees the same broken connection in both cases and must find out which it was.
-Cutting after so many bytes finds the place by luck; the proxy therefore reads the frames of PostgreSQL's protocol 3 and
-cuts at the message itself. It knows PostgreSQL by the first eight bytes of a connection; everything else passes unread.
-
-COMMIT is found in the text of a simple query, also as one of several statements, and in a prepared statement, also when
-it was prepared long before. A literal that contains `; commit` is taken for one: nobody writes that in a test. What TLS
-hides cannot be seen. tests/unit/testing/test_proxy.py holds each mode against a real server and its own driver.
+while its answer got lost. A client sees the same broken connection in both cases and must find out which it was. A broker
+has two of the same kind: a message that is stored and whose confirm is lost, and one that was handled and whose
+acknowledgement never arrived. Cutting after so many bytes finds these places by luck; the proxy therefore reads what is
+said (wire.py) and cuts at the message itself. tests/unit/testing/test_proxy.py holds each mode against real servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Literal, Self
@@ -26,6 +22,7 @@ from dujiang.kernel.clock import Clock, SystemClock
 from dujiang.kernel.entropy import Entropy, SystemEntropy
 from dujiang.kernel.tasks import Tasks, all_of, current_task
 from dujiang.testing.processes import ServerFailed, free_port
+from dujiang.testing.wire import Moment, Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
 Mode = Literal["ok", "refuse", "reset_all", "hang", "hang_up", "hang_down"]
 
 CHUNK_BYTES = 65_536
-SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80_877_103, 80_877_104, 80_877_102
-PROTOCOL_MAJOR = 3
-COMMIT = re.compile(rb"(?:^|;)\s*(?:commit|end)\b", re.IGNORECASE)
 # Closing a socket with this linger sends RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
 
@@ -134,6 +128,20 @@ class Proxy:
     def drop_commit_request(self, n: int = 1) -> asyncio.Event:
         """Cut the connection on which the n-th COMMIT from now is sent, before the server sees it; it rolls back."""
         return self._arm(Trap("commit_request", n))
+
+    def drop_confirm(self, n: int = 1) -> asyncio.Event:
+        """Cut the connection on which RabbitMQ's n-th confirm from now comes, before the publisher sees it.
+
+        What was published is stored. The event is set when it happened.
+        """
+        return self._arm(Trap("confirm", n))
+
+    def drop_acknowledgement(self, n: int = 1) -> asyncio.Event:
+        """Cut the connection on which a consumer's n-th acknowledgement from now is sent, before RabbitMQ sees it.
+
+        The message is delivered again. The event is set when it happened.
+        """
+        return self._arm(Trap("acknowledgement", n))
 
     def _arm(self, trap: Trap) -> asyncio.Event:
         assert trap.left > 0 or trap.kind == "bytes", "there is no 0th time"
@@ -237,7 +245,7 @@ class Proxy:
 class Trap:
     """Something that happens once, at the n-th event of a kind."""
 
-    def __init__(self, kind: Literal["bytes", "commit_reply", "commit_request"], left: int) -> None:
+    def __init__(self, kind: Literal["bytes"] | Moment, left: int) -> None:
         self.kind = kind
         self.left = left
         self.sprung = asyncio.Event()
@@ -261,106 +269,6 @@ class Link:
         for writer in self._writers:
             writer.close()
         self._task.cancel()
-
-
-class Talk:
-    """What was said on one connection: splits both directions into frames and names those that are about COMMIT.
-
-    `up` and `down` take the next bytes of their direction and give (bytes to pass on, kind of event or ""). An
-    incomplete frame is kept until its rest comes.
-    """
-
-    def __init__(self) -> None:
-        self._is_postgres: bool | None = None
-        self._started = False
-        self._answers_due = 0
-        self._rest = {"up": bytearray(), "down": bytearray()}
-        self._commit_statements: set[bytes] = set()
-        self._commit_portals: set[bytes] = set()
-
-    def up(self, chunk: bytes) -> Iterator[tuple[bytes, str]]:
-        """Frames from the client."""
-        if self._is_postgres is False:
-            yield chunk, ""
-            return
-        self._rest["up"] += chunk
-        while not self._started:
-            rest = self._rest["up"]
-            if len(rest) < 8:
-                return  # No protocol that we carry begins with fewer bytes and then waits.
-            length, code = struct.unpack("!II", rest[:8])
-            known = code in (SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST) or code >> 16 == PROTOCOL_MAJOR
-            if not known or not 8 <= length <= 10_000:
-                self._is_postgres = False
-                yield self._all("up")
-                return
-            if len(rest) < length:
-                return
-            self._is_postgres = True
-            if code in (SSL_REQUEST, GSS_REQUEST):
-                self._answers_due += 1
-            else:
-                self._started = True
-            piece = bytes(rest[:length])
-            del rest[:length]
-            yield piece, ""
-        for kind, body, raw in self._frames("up"):
-            yield raw, "commit_request" if self._is_commit(kind, body) else ""
-
-    def down(self, chunk: bytes) -> Iterator[tuple[bytes, str]]:
-        """Frames from the server."""
-        self._rest["down"] += chunk
-        while self._answers_due and self._rest["down"]:
-            answer = bytes(self._rest["down"][:1])
-            del self._rest["down"][:1]
-            self._answers_due -= 1
-            if answer in (b"S", b"G"):
-                self._is_postgres = False  # From here on it is encrypted.
-            yield answer, ""
-        if not self._is_postgres:
-            yield self._all("down")
-            return
-        for kind, body, raw in self._frames("down"):
-            yield raw, "commit_reply" if kind == b"C" and body == b"COMMIT\0" else ""
-
-    def _all(self, way: str) -> tuple[bytes, str]:
-        rest = bytes(self._rest[way])
-        self._rest[way].clear()
-        return rest, ""
-
-    def _frames(self, way: str) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """The complete frames: type, body, and the bytes as they came."""
-        rest, at = self._rest[way], 0
-        while len(rest) - at >= 5:
-            until = at + 1 + int.from_bytes(rest[at + 1 : at + 5], "big")
-            if until > len(rest):
-                break
-            frame = bytes(rest[at:until])
-            yield frame[:1], frame[5:], frame
-            at = until
-        del rest[:at]
-
-    def _is_commit(self, kind: bytes, body: bytes) -> bool:
-        """Whether this message makes the server execute a COMMIT; remembers what is prepared for later."""
-        if kind == b"Q":
-            return COMMIT.search(body) is not None
-        if kind == b"P":
-            name, text = body.split(b"\0", 2)[:2]
-            _keep(self._commit_statements, name, holds=COMMIT.search(text) is not None)
-        elif kind == b"B":
-            portal, name = body.split(b"\0", 2)[:2]
-            _keep(self._commit_portals, portal, holds=name in self._commit_statements)
-        elif kind == b"E":
-            return body.split(b"\0", 1)[0] in self._commit_portals
-        return False
-
-
-def _keep(names: set[bytes], name: bytes, *, holds: bool) -> None:
-    """Put a name into the set or take it out."""
-    if holds:
-        names.add(name)
-    else:
-        names.discard(name)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

@@ -128,6 +128,23 @@ class TestPrepare:
 
             assert (await schema.status()).state == "current"
 
+    async def test_what_a_newer_version_only_added_is_no_hindrance(
+        self, url: str, desk: Desk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The older version, whose scripts end before, starts with a warning, runs nothing, and leaves the record alone."""
+        async with opened(url) as database:
+            await Schema(database, [desk.module]).prepare()
+            added = desk.write("0002", MADE.format("desk_two"))
+            await Schema(database, [desk.module]).upgrade()
+            added.unlink()
+            schema = Schema(database, [desk.module])
+
+            await schema.prepare()
+
+            assert "the tables are at desk 0002" in caplog.text
+            assert await schema.upgrade() == []
+            assert (await schema.status()).state == "newer"
+
     @pytest.mark.parametrize(
         ("change", "kind"),
         [

@@ -40,7 +40,7 @@ def owner(data: Path, status: int, body: bytes) -> Iterator[tuple[RemoteDesk, li
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = answer  # noqa: N815  (the names are the library's)
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815  (the names are the library's)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
@@ -82,6 +82,17 @@ class TestRemote:
         assert {request["token"] for request in asked} == {f"Bearer {token}"}
         assert [request["body"] for request in asked] == [b"", b"", b"\x00{}", b"", b""]
         assert (letters, letter, violations) == (rows, rows[0], rows)
+
+    async def test_the_cache_is_asked_for_and_dropped_there(self, tmp_path: Path) -> None:
+        """Looking is a GET, dropping a DELETE; an answer that is no cache's is refused."""
+        marks.keep_token(tmp_path, SystemEntropy())
+        with owner(tmp_path, 200, b'{"entries": 3}') as (desk, asked):
+            assert await desk.cached() == {"entries": 3}
+            await desk.drop()
+        with owner(tmp_path, 200, b"[]") as (desk, _), pytest.raises(OwnerSilent, match="no state of a cache"):
+            await desk.cached()
+
+        assert [request["line"] for request in asked] == ["GET /_dj/cache", "DELETE /_dj/cache"]
 
     @pytest.mark.parametrize(
         ("status", "code"), [(401, 78), (403, 78), (404, 65), (409, 65), (422, 65), (429, 69), (503, 69), (500, 70)]

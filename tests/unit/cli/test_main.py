@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 USAGES = [
-    pytest.param("", "Missing command.", "up, migrate, doctor, routes, audit, deadletter", id="1-no-command"),
+    pytest.param(
+        "",
+        "Missing command.",
+        "up, run, new, migrate, doctor, routes, contracts, audit, backup, restore, drill, replay, deadletter, cache",
+        id="1-no-command",
+    ),
     pytest.param("deadletter", "Missing command.", "list, show, replay, discard", id="1-no-subcommand"),
     pytest.param("ump", "No such command 'ump'. Did you mean 'up'?", "`dujiang --help`", id="2-command"),
     pytest.param("deadletter lst", "Did you mean 'list'?", "`dujiang deadletter --help`", id="2-subcommand"),
@@ -40,6 +45,8 @@ USAGES = [
     pytest.param("up a:b c:d", "unexpected extra argument", "", id="6-extra"),
     pytest.param("up --port abc", "Invalid value for '--port'", "", id="7-port"),
     pytest.param("up --reload --workers 2", "--reload works with one worker", "", id="6-combination"),
+    pytest.param("run", "Missing argument 'ROLE[,ROLE...]'", "`dujiang run --help`", id="5-missing-role"),
+    pytest.param("run gatewy", "did you mean 'gateway'?", "name one, or several", id="6-role"),
     pytest.param("up --child 98,99", "is given by the supervisor only", "", id="6-child"),
 ]
 

@@ -32,8 +32,11 @@ from dujiang.cli.listen import bound
 from dujiang.settings import Settings
 
 class Runtime:
-    def __init__(self, app, settings, node):
+    def __init__(self, app, settings, node, roles):
         self.mode = app
+
+    async def drain(self):
+        print("draining", flush=True)
 
     async def start(self):
         print("starting", flush=True)
@@ -57,8 +60,11 @@ serve.Runtime = Runtime
 serve.READY_LIMIT_S = 0.3
 mode, data, port, pipe = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 import socket
-sys.exit(serve.run_server(mode, Settings(data=data, port=port, grace_s=5.0), bound("127.0.0.1", port),
-                          socket.socket(fileno=pipe) if pipe else None))
+settings = Settings(data=data, port=port, grace_s=5.0)
+sys.exit(serve.run_job(serve.Job(
+    app=mode, settings=settings, listener=bound("127.0.0.1", port), announce=lambda: serve.announce(settings),
+    pipe=socket.socket(fileno=pipe) if pipe else None, hands_over=mode == "handing",
+)))
 """
 
 
@@ -123,16 +129,55 @@ class TestServe:
             process.send_signal(number)
 
             assert answer.result(timeout=20).status == 200
-            assert line_of(process) == "stopped"
+            assert [line_of(process), line_of(process)] == ["draining", "stopped"]
             assert process.wait(timeout=20) == code
             assert marks.read_address(tmp_path) is None
+
+    def test_a_process_that_hands_over_goes_on_to_take_connections(self, tmp_path: Path) -> None:
+        """After the signal a connection that is kept, and a new one, are answered once more, with `Connection: close`."""
+        with serving(tmp_path, "handing") as (process, port):
+            assert [line_of(process), line_of(process).split()[0]] == ["starting", "ready"]
+            kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            kept.request("GET", "/")
+            before = kept.getresponse()
+            before.read()
+            process.send_signal(signal.SIGTERM)
+            assert line_of(process) == "draining"
+            kept.request("GET", "/")
+            after = kept.getresponse()
+            after.read()
+            fresh = get(port, "/")
+
+            assert [answer.status for answer in (before, after, fresh)] == [200, 200, 200]
+            assert [answer.getheader("connection") for answer in (before, after, fresh)] == [None, "close", "close"]
+            assert process.wait(timeout=20) == 0
+
+    def test_a_connection_that_has_said_nothing_yet_is_answered(self, tmp_path: Path) -> None:
+        """What connected before the end and asks during it gets an answer; nothing that the kernel accepted is reset."""
+        with serving(tmp_path) as (process, port), ThreadPoolExecutor(1) as pool:
+            assert [line_of(process), line_of(process).split()[0]] == ["starting", "ready"]
+            slow = pool.submit(get, port, "/slow")
+            assert line_of(process) == "slow"
+            young = [http.client.HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(20)]
+            for connection in young:
+                connection.connect()
+            process.send_signal(signal.SIGTERM)
+            assert line_of(process) == "draining"
+            for connection in young:
+                connection.request("GET", "/")
+
+            answers = [connection.getresponse() for connection in young]
+            assert {answer.status for answer in answers} == {200}
+            assert {answer.getheader("connection") for answer in answers} == {"close"}
+            assert slow.result(timeout=20).status == 200
+            assert process.wait(timeout=20) == 0
 
     def test_39_the_second_signal_ends_at_once(self, tmp_path: Path) -> None:
         """A stop that hangs is ended by asking again."""
         with serving(tmp_path, "stuck") as (process, _):
             assert [line_of(process), line_of(process).split()[0]] == ["starting", "ready"]
             process.send_signal(signal.SIGTERM)
-            assert line_of(process) == "stopped"
+            assert [line_of(process), line_of(process)] == ["draining", "stopped"]
             process.send_signal(signal.SIGTERM)
 
             assert process.wait(timeout=20) == 143
@@ -151,7 +196,7 @@ class TestServe:
         with serving(tmp_path, "unready") as (process, _):
             out, err = process.communicate(timeout=20)
 
-        assert out.splitlines() == ["starting", "stopped"]
+        assert out.splitlines() == ["starting", "draining", "stopped"]
         assert "its last answer: 503" in err
 
     def test_a_worker_tells_its_supervisor_and_ends_with_it(self, tmp_path: Path) -> None:
@@ -166,5 +211,5 @@ class TestServe:
 
             assert process.wait(timeout=20) == 0
             assert process.stdout is not None
-            assert process.stdout.read().split() == ["starting", "stopped"]
+            assert process.stdout.read().split() == ["starting", "draining", "stopped"]
             assert list(tmp_path.iterdir()) == []

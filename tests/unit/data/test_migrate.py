@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import textwrap
 import uuid
@@ -31,28 +32,11 @@ from dujiang.data.migrate import (
 from dujiang.testing.servers import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from dujiang.data.migrate import Opener
 
 GOOD = "op.create_table('{table}', sa.Column('id', sa.BigInteger, primary_key=True))"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """One server; each test has a database of its own on it."""
-    with PostgresServer() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """An empty store of each kind."""
-    if request.param == "sqlite":
-        return on_sqlite.opener(f"sqlite:///{tmp_path}/app.db")
-    running: PostgresServer = request.getfixturevalue("server")
-    return on_postgres.opener(running.create_database())
 
 
 class Scripts:
@@ -73,6 +57,8 @@ class Scripts:
             f"revision = {revision!r}\ndown_revision = {follows!r}\n"
             f"def upgrade():\n{textwrap.indent(body, '    ')}\n"
         )
+        # A script that is written anew within a second, and is as long as before, would be taken for the compiled one.
+        shutil.rmtree(self.folder / "__pycache__", ignore_errors=True)
         self.last = revision
         return self
 

@@ -145,7 +145,7 @@ class TestBodies:
         assert document["hint"]
         assert document["status"] == status
         assert document["move"] == "fix"
-        assert document["type"] == f"/docs/errors#{code}"
+        assert document["type"] == f"/docs/errors/{code}"
 
     async def test_all_problems_are_listed_at_once(self) -> None:
         """Several problems are one answer, ordered by place, each with its code; the common code is then `invalid_body`."""

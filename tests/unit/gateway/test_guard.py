@@ -126,6 +126,14 @@ class TestHead:
         """A query that holds U+0000 would only fail deeper down."""
         assert await Caller(EMPTY).call(guard(), query_string=b"q=a%00") == 400
 
+    async def test_a_path_of_ours_is_not_looked_at_but_what_surrounds_it_is(self) -> None:
+        """A declared path passes; its query is checked, and a path that only begins like it."""
+        ours = guard(paths=["/orders", "/bad%00"])
+        assert await Caller(EMPTY).call(ours, path="/orders", raw_path=b"/orders") == 200
+        assert await Caller(EMPTY).call(ours, path="/orders", raw_path=b"/orders", query_string=b"q=a%00") == 400
+        assert await Caller(EMPTY).call(ours, path="/orders/\0", raw_path=b"/orders/%00") == 400
+        assert await Caller(EMPTY).call(ours, path="/bad\0", raw_path=b"/bad%00") == 400
+
     @pytest.mark.parametrize(
         "path", ["/", "/a.b/c", "/a/...", "/.well-known/x", "/a/b:c@d,e;f=g", "/caf\u00e9", "/a b"]
     )
@@ -266,6 +274,56 @@ class TestBody:
             await send({"type": "http.response.start", "status": 204, "headers": []})
 
         assert await Caller(part(b"x", more=False)).call(guard(app), headers=CHUNKED) == 204
+
+    async def test_a_body_that_is_there_is_handed_over_whole(self) -> None:
+        """The application may take the bytes without a call; a second read waits for the client to leave."""
+        taken: list[Any] = []
+
+        async def app(_scope: Any, receive: Any, send: Any) -> None:
+            taken.extend([receive.body, await receive(), await receive()])
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+
+        caller = Caller(part(b"xy", more=False), {"type": "http.disconnect"})
+
+        assert await caller.call(guard(app), headers=CHUNKED) == 204
+        assert taken == [b"xy", part(b"xy", more=False), {"type": "http.disconnect"}]
+
+    async def test_a_client_that_expects_leave_is_not_asked_before_the_application(self) -> None:
+        """With `Expect: 100-continue` the guard reads nothing by itself: reading is what asks the client to send."""
+        asked: list[str] = []
+
+        async def app(_scope: Any, receive: Any, send: Any) -> None:
+            asked.append("application")
+            await receive()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+
+        class Careful(Caller):
+            async def receive(self) -> dict[str, Any]:
+                asked.append("client")
+                return part(b"x", more=False)
+
+        assert await Careful().call(guard(app), headers=[*CHUNKED, (b"expect", b"100-continue")]) == 204
+        assert asked == ["application", "client"]
+
+    async def test_a_read_that_nobody_takes_ends_with_the_request(self) -> None:
+        """An application that answers without the body leaves no read behind."""
+        ended: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("receive")
+            return EMPTY
+
+        async def app(_scope: Any, _receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+
+        caller = Caller()
+        caller.receive = receive  # type: ignore[method-assign]
+
+        assert await caller.call(guard(app), headers=CHUNKED) == 204
+        assert ended == ["receive"]
 
     async def test_a_cancelled_request_cancels_the_read(self) -> None:
         """A cancellation reaches the server's `receive` through the guard, and comes back as itself."""

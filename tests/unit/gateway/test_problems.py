@@ -11,11 +11,22 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from dujiang import App, Module, Tx
 from dujiang.data.database import DatabaseRefused, DatabaseUnreachable
-from dujiang.gateway.problems import MethodNotAllowed, NotFound, answer_of_exception, http_problem, problem, send_answer
-from dujiang.kernel.context import Context, entered
+from dujiang.gateway.problems import (
+    MethodNotAllowed,
+    NotFound,
+    answer_of_exception,
+    faces_caller,
+    http_problem,
+    problem,
+    send_answer,
+)
+from dujiang.kernel.context import Context, current, entered
 from dujiang.kernel.errors import DujiangError, Overloaded, Refusal
 from dujiang.kernel.node import Node
+from dujiang.testing.harness import running
+from tests.docs.generate import error_classes, status_seen
 
 
 class OutOfStock(Refusal):
@@ -33,6 +44,31 @@ class Broken(DujiangError):
     cure = "look into secret {where}"
 
     where: str
+
+
+class Hidden(float):
+    """A value that no client may see, whatever its sentence makes of it."""
+
+    def __format__(self, spec: str) -> str:
+        return "hidden-value"
+
+    def __repr__(self) -> str:
+        return "hidden-value"
+
+    __str__ = __repr__
+
+
+def with_values(kind: type[DujiangError]) -> DujiangError:
+    """An error of a class, each of its fields a hidden value."""
+    error = kind.__new__(kind)
+    error.__dict__.update({name: Hidden(1.0) for name in getattr(kind, "__dataclass_fields__", ())})
+    return error
+
+
+INSIDE = sorted(
+    (kind for kind in error_classes() if status_seen(kind) != "-" and not faces_caller(kind.__new__(kind))),
+    key=lambda kind: kind.code,
+)
 
 
 def document(answer: Any) -> dict[str, Any]:
@@ -53,7 +89,7 @@ class TestRefusals:
         found = document(answer)
 
         assert answer.status == 409
-        assert found["type"] == "/docs/errors#out_of_stock"
+        assert found["type"] == "/docs/errors/out_of_stock"
         assert found["title"] == "There is not enough of it"
         assert (found["detail"], found["code"], found["move"]) == ("only 3 left", "out_of_stock", "choose")
         assert (found["sku"], found["left"], found["price"]) == ("itemA", 3, "1.50")
@@ -97,6 +133,49 @@ class TestWhatStaysHidden:
         assert (found["status"], found["code"], found["trace_id"]) == (500, "internal", "ab" * 16)
         assert b"secret" not in answer.body
         assert "secret" in caplog.text
+
+    @pytest.mark.parametrize("kind", INSIDE, ids=lambda kind: kind.code)
+    def test_the_log_holds_what_the_client_does_not_see(
+        self, kind: type[DujiangError], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Of every error that is not the caller's to change: a bare title outside, values and cure in the log."""
+        error = with_values(kind)
+        with entered(Context(node=Node.system("test"), trace_id="ab" * 16)), caplog.at_level(logging.ERROR):
+            answer = answer_of_exception(error)
+
+        found = document(answer)
+        assert b"hidden-value" not in answer.body
+        assert (found["detail"], found["trace_id"]) == (kind.title(), "ab" * 16)
+        assert set(found) == {"type", "title", "status", "detail", "code", "move", "trace_id"}
+        if answer.status >= 500:
+            assert error.detail in caplog.text
+            assert error.hint in caplog.text
+            # Where it was raised matters to whoever wrote the program, not to whoever waits for a server.
+            assert (caplog.records[0].exc_info is None) == (error.move == "wait")
+
+    async def test_a_transaction_in_a_transaction_tells_its_writer_what_to_do(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A handler that opens a second transaction: 500 with a title for the client, operation and cure in the log."""
+        site = Module("site")
+
+        @site.write()
+        async def inner(tx: Tx) -> None:
+            """Never runs."""
+
+        @site.write("POST /outer")
+        async def outer(tx: Tx) -> None:
+            """Opens a transaction inside its own."""
+            await current().runtime.run(inner, (), {})
+
+        async with running(App(modules=[site])) as world:
+            answer = await world.post("/outer")
+
+        assert (answer.status, answer.json["code"]) == (500, "nested_transaction")
+        assert answer.json["detail"] == answer.json["title"]
+        assert "inner" not in answer.body.decode()
+        assert "site.inner would open a transaction inside the one that is open" in caplog.text
+        assert "pass the open one on: `await operation(tx, body)`" in caplog.text
 
     def test_a_model_that_fails_in_the_handler_is_our_fault(self) -> None:
         """Pydantic's error raised by a handler is no fault of the request."""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from dujiang.cli.connection import Connection
 from dujiang.gateway.body import read_body
 from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.problems import JSON_HEADERS, Answer, answer_of_exception, send_answer
@@ -51,13 +51,13 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def port() -> AsyncIterator[int]:
-    """The port of a server on loopback: uvicorn's httptools protocol, our guard, an echo."""
+    """The port of a server on loopback: our connection over uvicorn and httptools, our guard, an echo."""
     app = Guard(echo, Node.system("test"), limits=LIMITS)
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_level="critical", proxy_headers=False)
     config.load()
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     yield server.sockets[0].getsockname()[1]
     server.close()
@@ -134,6 +134,7 @@ BY_GUARD = {
     "50 URL of 10 KB": (b"GET /" + b"a" * 10_240 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, "target_too_long", "8192"),
     "52 TRACE": (b"TRACE /a HTTP/1.1\r\n" + HOST + b"\r\n", 405, "method_not_allowed", "TRACE"),
     "54 gzip": (post(HOST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n", b"{}"), 415, "content_coding", "gzip"),
+    "80 no version": (b"GET /a\r\n" + HOST + b"\r\n", 505, "http_version", "0.9"),
     "55 unknown coding": (
         post(HOST + b"Content-Encoding: zip9\r\nContent-Length: 2\r\n", b"{}"),
         415,
@@ -143,17 +144,24 @@ BY_GUARD = {
 }
 
 BY_PARSER = {
-    "39 bad chunk size": post(HOST + b"Transfer-Encoding: chunked\r\n", b"zz\r\nab\r\n0\r\n\r\n"),
-    "40 length beside chunks": post(
-        HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\nGET /b HTTP/1.1\r\n\r\n"
+    "39 bad chunk size": (post(HOST + b"Transfer-Encoding: chunked\r\n", b"zz\r\nab\r\n0\r\n\r\n"), 400, "unreadable"),
+    "40 length beside chunks": (
+        post(HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\nGET /b HTTP/1.1\r\n\r\n"),
+        400,
+        "unreadable",
     ),
-    "40 two lengths": post(HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n", b"12345"),
-    "46 bare LF": b"GET /a HTTP/1.1\nHost: localhost\n\n",
-    "47 folded header": b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n\r\n",
-    "48 unknown transfer coding": post(HOST + b"Transfer-Encoding: xchunked\r\n", b"0\r\n\r\n"),
-    "51 unknown method": b"FOO /a HTTP/1.1\r\n" + HOST + b"\r\n",
-    "80 unknown version": b"GET /a HTTP/3.7\r\n" + HOST + b"\r\n",
-    "NUL in a header": b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
+    "40 two lengths": (post(HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n", b"12345"), 400, "unreadable"),
+    "46 bare LF": (b"GET /a HTTP/1.1\nHost: localhost\n\n", 400, "unreadable"),
+    "47 folded header": (b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n\r\n", 400, "unreadable"),
+    "48 unknown transfer coding": (
+        post(HOST + b"Transfer-Encoding: xchunked\r\n", b"0\r\n\r\n"),
+        400,
+        "unreadable",
+    ),
+    "51 unknown method": (b"FOO /a HTTP/1.1\r\n" + HOST + b"\r\n", 501, "method_unknown"),
+    "80 unknown version": (b"GET /a HTTP/3.7\r\n" + HOST + b"\r\n", 400, "unreadable"),
+    "NUL in a header": (b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n", 400, "unreadable"),
+    "the start of TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "unreadable"),
 }
 
 
@@ -174,10 +182,14 @@ class TestTheGuardBehindARealServer:
 
     @pytest.mark.parametrize("case", BY_PARSER)
     async def test_the_parser_refuses_what_cannot_be_framed(self, port: int, case: str) -> None:
-        """What leaves open where the request ends never reaches the guard: a bare 400, and the connection ends."""
-        reply = await exchange(port, BY_PARSER[case])
+        """What leaves open where the request ends never reaches a handler: a problem document, and the connection ends."""
+        sent, status, code = BY_PARSER[case]
 
-        assert reply.status == 400
+        reply = await exchange(port, sent)
+
+        assert (reply.status, reply.problem["code"]) == (status, code)
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.problem["hint"]
         assert reply.closed
 
     async def test_a_good_request_keeps_the_connection(self, port: int) -> None:

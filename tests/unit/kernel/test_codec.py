@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -9,10 +10,10 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from dujiang.kernel import strict
+from dujiang.kernel import codec, strict
 from dujiang.kernel.codec import BadBody, Codec, InvalidBody, WrongAnswer, check, decode, encode, fingerprint
 from dujiang.kernel.problem import OF_PYDANTIC, code_of
 
@@ -54,6 +55,30 @@ class Typed(TypedDict):
     """A typed dictionary."""
 
     size: int
+
+
+class Flat(BaseModel):
+    """Has a place for everything, so that only the strict decoder can refuse."""
+
+    model_config = ConfigDict(extra="allow")
+
+    a: Any = None
+    b: float | None = None
+
+
+class Scalars(BaseModel):
+    """Takes nothing with a fraction and nothing nested, so the bytes are hardly looked at before it does."""
+
+    a: str | None = None
+    b: int = 0
+    c: bool = False
+
+
+class Twice(BaseModel):
+    """Two fields that read one key."""
+
+    first: int = Field(validation_alias=AliasPath("x", 0))
+    second: int = Field(validation_alias=AliasPath("x", 1))
 
 
 @dataclass
@@ -252,6 +277,78 @@ class TestLint:
         check(b"[1.7976931348623157e308, 1e-999, -0.0]")
 
 
+MEMBERS = st.lists(
+    st.tuples(
+        st.sampled_from([b'"a"', b'"b"', b'"c:"', b'"\\u0061"']),
+        st.sampled_from(
+            [
+                b"1",
+                b"-0.5",
+                b"1e999",
+                b"NaN",
+                b"-Infinity",
+                b'"t:"',
+                b'"\\u0000"',
+                b'"\\ud800"',
+                b"[]",
+                b'{"a":1,"a":2}',
+                b"[" * 33 + b"]" * 33,
+                b"1" * 4301,
+                b"null",
+                b"",
+            ]
+        ),
+    ),
+    max_size=4,
+)
+
+
+class TestFlatBodies:
+    """Bodies that are validated without being parsed first."""
+
+    @given(MEMBERS)
+    @settings(max_examples=1000, deadline=None)
+    def test_the_short_way_refuses_what_the_long_one_refuses(self, members: list[tuple[bytes, bytes]]) -> None:
+        """A flat model accepts exactly the documents that the strict parser accepts, with the same values."""
+        body = b"{%s}" % b",".join(b"%s:%s" % member for member in members)
+        flat = Codec(Flat)
+        document: Any = None
+        refused: BadBody | None = None
+        try:
+            document = strict.parse(body)
+        except BadBody as error:
+            refused = error
+
+        if refused is not None:
+            with pytest.raises(type(refused)):
+                flat.decode(body)
+        elif error_of(TypeAdapter(Flat), body) is None:
+            assert flat.decode(body) == Flat.model_validate(document)
+
+    @pytest.mark.parametrize("flat", [Codec(Scalars), Codec(Deaf)], ids=repr)
+    @given(members=MEMBERS)
+    @settings(max_examples=300, deadline=None)
+    def test_a_type_without_fractions_may_be_asked_first(
+        self, flat: Codec[Any], members: list[tuple[bytes, bytes]]
+    ) -> None:
+        """What the strict parser refuses is refused with its error, though the type saw the bytes before it."""
+        body = b"{%s}" % b",".join(b"%s:%s" % member for member in members)
+        refused: BadBody | None = None
+        try:
+            strict.parse(body)
+        except BadBody as error:
+            refused = error
+        if refused is not None:
+            with pytest.raises(type(refused)):
+                flat.decode(body)
+
+    def test_two_fields_of_one_key_do_not_hide_a_second_key(self) -> None:
+        """Where fields outnumber keys, keys are not counted by them."""
+        assert Codec(Twice).decode(b'{"x":[1,2]}') == Twice.model_validate({"x": [1, 2]})
+        with pytest.raises(strict.DuplicateKey):
+            Codec(Twice).decode(b'{"x":[1,2],"x":[3,4]}')
+
+
 class TestEncode:
     def test_names_are_aliases_and_values_are_checked(self) -> None:
         """An answer has the names of OpenAPI; an answer of another type is our error, not a wrong document."""
@@ -261,6 +358,20 @@ class TestEncode:
         with pytest.raises(WrongAnswer) as caught:
             encode(adapter, {"minor": 5})
         assert caught.value.http_status() == 500
+
+    @pytest.mark.parametrize("later", [None, "ignore"])
+    def test_values_are_checked_by_a_filter_too(self, later: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a program that set our filter a wrong answer raises, also where somebody ignores all warnings afterwards."""
+        monkeypatch.setattr(codec, "raising", None)
+        wrong = Part.model_construct(size="large")
+        with warnings.catch_warnings():
+            codec.raise_warnings()
+            if later:
+                warnings.simplefilter(later)
+
+            with pytest.raises(WrongAnswer, match="Part"):
+                encode(TypeAdapter(Part), wrong)
+            assert encode(TypeAdapter(Part), Part(size=1)) == b'{"size":1}'
 
 
 class TestFingerprint:

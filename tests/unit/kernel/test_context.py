@@ -53,6 +53,13 @@ def test_a_change_keeps_the_rest_and_ends_with_its_block(context: Context) -> No
         context.tenant = "acme"  # type: ignore[misc]
 
 
+def test_inside_a_transaction_all_else_is_the_same() -> None:
+    """`inside` changes the transaction and nothing beside it, whatever fields there are."""
+    full = Context._make(range(len(Context._fields)))
+
+    assert full.inside("t") == full.but(transaction="t")
+
+
 async def test_a_task_inherits_it_and_cannot_change_it_for_others(context: Context) -> None:
     """What a task changes is its own; what its parent does later does not reach it."""
     seen: list[str] = []

@@ -51,6 +51,22 @@ class TestLimits:
         assert task.cancelling() == 0
         assert repr(limits) == "<Limits 0 standing>"
 
+    @pytest.mark.parametrize("left", [-1.0, 0.001, FINE_BELOW_S + 4])
+    async def test_a_deadline_is_a_limit_of_what_is_left(self, left: float) -> None:
+        """Until a deadline, passed, near or far, a block may take what is left; without one, for ever."""
+        clock = StandingClock()
+        clock.at = 100.0
+        limits = Limits(clock)
+
+        with pytest.raises(TimeoutError), limits.until(100.0 + left) as limit:
+            clock.at += max(0.0, left)
+            await waits_for_ever()
+
+        assert limit.seconds == pytest.approx(left)
+        assert repr(limits) == "<Limits 0 standing>"
+        with limits.until(None):
+            assert repr(limits) == "<Limits 0 standing>"
+
     async def test_a_block_in_time_is_left_alone(self) -> None:
         """What returns in time is not disturbed later, and nothing stays on the list."""
         limits = Limits(StandingClock())

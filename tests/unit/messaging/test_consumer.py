@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dujiang.messaging.consumer import belong_together
 from dujiang.messaging.message import Message
-from dujiang.messaging.work import Claim
+from dujiang.messaging.work import Claim, belong_together
 
 
 def claim(*, lease: int = 1, tenant: str | None = None) -> Claim:

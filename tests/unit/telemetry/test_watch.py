@@ -29,18 +29,6 @@ def block(seconds: float) -> int:
     return line
 
 
-class Found:
-    """Blocks as they are reported, for a test that waits for the first."""
-
-    def __init__(self) -> None:
-        self.blocks: list[Block] = []
-        self.first = threading.Event()
-
-    def __call__(self, found: Block) -> None:
-        self.blocks.append(found)
-        self.first.set()
-
-
 class Lag(Histogram):
     """A histogram on whose samples a test can wait."""
 
@@ -64,8 +52,8 @@ async def turns(lag: Lag, count: int) -> None:
 class TestLoopWatch:
     async def test_it_names_the_line_that_blocks(self) -> None:
         """The report holds this file, the blocking line and its function, once for one block, and the lag is counted."""
-        node, lag, found = Node.system("test"), Lag((0.05, 0.2)), Found()
-        watch = LoopWatch(node, lag, every_s=0.01, late_s=0.03, on_block=found)
+        node, lag, found = Node.system("test"), Lag((0.05, 0.2)), list[Block]()
+        watch = LoopWatch(node, lag, every_s=0.01, late_s=0.03, on_block=found.append)
         await watch.start()
         await turns(lag, 2)
 
@@ -73,36 +61,40 @@ class TestLoopWatch:
         await turns(lag, 1)
         await watch.stop()
 
-        (report,) = found.blocks
-        assert report.place == f"{__file__}:{line} in block"
+        # A busy machine may stop this process elsewhere too; such a report names another place.
+        (report,) = [one for one in found if one.place == f"{__file__}:{line} in block"]
         assert report.late_s >= 0.03
-        assert lag.counts[2] == 1
+        assert lag.counts[2] >= 1
 
     async def test_a_library_that_blocks_is_blamed_on_its_caller(self) -> None:
         """`place` is the line of ours that called the library, `inside` the library's own."""
-        node, lag, found = Node.system("test"), Lag((0.05,)), Found()
-        watch = LoopWatch(node, lag, every_s=0.01, late_s=0.03, on_block=found)
+        node, lag, found = Node.system("test"), Lag((0.05,)), list[Block]()
+        watch = LoopWatch(node, lag, every_s=0.01, late_s=0.03, on_block=found.append)
         await watch.start()
         await turns(lag, 2)
 
-        line = sys._getframe().f_lineno + 2
-        while not found.first.is_set():
-            json.dumps([list(range(1000))] * 100, indent=1)  # The pure Python encoder.
+        line = sys._getframe().f_lineno + 3
+        async with asyncio.timeout(60):
+            while not any("/json/" in one.inside for one in found):
+                json.dumps(
+                    [list(range(1000))] * 300, indent=1
+                )  # The pure Python encoder, for longer than it may be late.
+                await turns(lag, 1)
         await watch.stop()
 
-        assert found.blocks[0].place.startswith(f"{__file__}:{line} in ")
-        assert "/json/" in found.blocks[0].inside
+        places = [one.place for one in found if "/json/" in one.inside]
+        assert places[0].startswith(f"{__file__}:{line} in ")
 
     async def test_a_healthy_loop_is_not_blamed(self) -> None:
         """A loop that waits, and one that works in short pieces, is never reported."""
-        node, lag, found = Node.system("test"), Lag((0.05,)), Found()
-        watch = LoopWatch(node, lag, every_s=0.01, late_s=5.0, on_block=found)
+        node, lag, found = Node.system("test"), Lag((0.05,)), list[Block]()
+        watch = LoopWatch(node, lag, every_s=0.01, late_s=5.0, on_block=found.append)
         await watch.start()
 
         await turns(lag, 20)
         await watch.stop()
 
-        assert found.blocks == []
+        assert found == []
 
     async def test_the_log_says_a_place_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """Without a callback a warning names the place, and the same place not again within a minute."""
@@ -116,7 +108,7 @@ class TestLoopWatch:
         await watch.stop()
 
         messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert messages == [f"the event loop stands still at {__file__}:{line} in block"]
+        assert messages.count(f"the event loop stands still at {__file__}:{line} in block") == 1
 
     async def test_stopping_leaves_no_thread_and_no_task(self) -> None:
         """After `stop` the thread has ended and the task too; stopping twice or unstarted does nothing."""

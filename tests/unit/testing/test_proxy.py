@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from dujiang.kernel.tasks import Tasks
-from dujiang.testing.proxy import Proxy, Talk
+from dujiang.testing.proxy import Proxy
 from dujiang.testing.servers import BinaryMissing, PostgresServer, find_binary
+from dujiang.testing.wire import Talk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -248,6 +250,27 @@ class TestFrames:
         assert b"".join(raw for raw, _ in pieces) == stream
         assert [what for _, what in pieces if what] == ["commit_request"]
         assert pieces[-1][1] == "commit_request"
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+    def test_pieces_of_any_size_show_confirms_and_acknowledgements(self, size: int) -> None:
+        """RabbitMQ's frames are found however TCP cuts them; what publishes or carries contents is no moment."""
+
+        def frame(kind: int, payload: bytes) -> bytes:
+            return struct.pack("!BHI", kind, 1, len(payload)) + payload + b"\xce"
+
+        ack = frame(1, struct.pack("!HHQB", 60, 80, 7, 0))
+        publish = frame(1, struct.pack("!HH", 60, 40) + b"\0\0") + frame(3, struct.pack("!HH", 60, 80) + b"body")
+        talk = Talk()
+
+        up = b"AMQP\0\0\x09\x01" + publish + ack
+        sent = [piece for at in range(0, len(up), size) for piece in talk.up(up[at : at + size])]
+        down = publish + ack + frame(8, b"")
+        came = [piece for at in range(0, len(down), size) for piece in talk.down(down[at : at + size])]
+
+        assert b"".join(raw for raw, _ in sent) == up
+        assert b"".join(raw for raw, _ in came) == down
+        assert [(raw, what) for raw, what in sent if what] == [(ack, "acknowledgement")]
+        assert [(raw, what) for raw, what in came if what] == [(ack, "confirm")]
 
     def test_what_is_not_postgresql_passes_unread(self) -> None:
         """Another protocol is not held back, even when its text says COMMIT."""

@@ -17,8 +17,9 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dujiang.backends.postgres.arrays import ROWS_MAX, array_form
 from dujiang.backends.postgres.errors import is_lost, is_stale, is_unsent, translated
-from dujiang.data.database import Conflict, DatabaseUnreachable, StatementsOverlap, TransactionFailed
+from dujiang.data.database import Conflict, DatabaseUnreachable, StatementsOverlap, TransactionFailed, WriteInRead
 from dujiang.kernel.context import current_or_none
 from dujiang.kernel.errors import DeadlinePassed, DujiangError
 
@@ -141,6 +142,11 @@ class PostgresConnection:
         The driver's way for many rows tells no counts. It does return rows, so a write that returns nothing is made to
         return a 1 for each row that it matches. What is not plainly such a write runs row by row: slower, never wrong.
         """
+        arrays = array_form(text)
+        if arrays is not None:
+            # By the thousand, so that a very long list is not held a third time as one message.
+            slices = [rows[first : first + ROWS_MAX] for first in range(0, len(rows), ROWS_MAX)]
+            return sum([(await self.run(arrays, list(zip(*part, strict=True))))[1] for part in slices])
         if len(rows) == 1 or not COUNTED.match(text) or RETURNS.search(text):
             return sum([(await self.run(text, row))[1] for row in rows])
         counted = f"{text.rstrip().removesuffix(';')}\nRETURNING 1"
@@ -244,7 +250,7 @@ class PostgresConnection:
     def _failure(self, cause: Exception, name: str) -> DujiangError:
         """Remember a failure and say it in the port's words."""
         if isinstance(cause, DujiangError):
-            error = cause
+            error: DujiangError = cause
         elif isinstance(cause, TimeoutError):
             # The driver has asked the server to stop and will not wait for that; neither do we.
             self._lose()
@@ -256,6 +262,10 @@ class PostgresConnection:
             elif is_lost(cause):
                 self.unsent = is_unsent(cause)
                 self._lose()
+            if isinstance(error, WriteInRead) and not self.link.read_only:
+                # The server was fenced under our connection; the next one is made to whoever takes writes now.
+                self.link.doom()
+                error = DatabaseUnreachable(url=self._url, why="it has been set to read only")
         self.failed = self.failed or str(error)
         if isinstance(error, Conflict):
             self.conflict = error.why

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dujiang.backends.postgres.commit import XID, outcome
 from dujiang.backends.postgres.connection import PostgresConnection
+from dujiang.backends.postgres.connector import Connector
 from dujiang.backends.postgres.errors import is_lost, translated
 from dujiang.backends.postgres.facts import DURABILITY, END_SESSIONS, ONE, is_safe, meaning
-from dujiang.backends.postgres.link import Link, connected
 from dujiang.backends.postgres.listen import Bell
 from dujiang.backends.postgres.options import address, session_name
 from dujiang.backends.postgres.orm import Bridge, new_dialect
-from dujiang.backends.postgres.pool import Pool
+from dujiang.backends.postgres.pool import Pool, Pools
 from dujiang.backends.postgres.sent import Sent
 from dujiang.data.database import (
     Capabilities,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine.interfaces import Dialect
 
+    from dujiang.backends.postgres.link import Link
     from dujiang.data.database import Connection, Isolation, Settle
     from dujiang.data.sql import Sql
     from dujiang.kernel.node import Node
@@ -83,6 +84,7 @@ class PostgresDatabase:
         arrays=True,
         writable_cte=True,
         skip_locked=True,
+        key_locks=True,
         xid_horizon=True,
         many_writers=True,
         listen=True,
@@ -96,27 +98,34 @@ class PostgresDatabase:
         self._node = node
         self._dialect = new_dialect()
         self.dialect: Dialect = self._dialect
+        self._connector = Connector(self._address, self._dialect, node.name)
         self._bridge = Bridge(self._dialect)
         self._tasks = Tasks("postgres")
-        self._bell = Bell(self._connect_alone, node, self._tasks)
-        self._writers = self._pool("the connections that write", self._connect_alone, self.options.pool_size)
-        self._readers = self._pool("the connections that read", self._connect_reader, self.options.reader_pool_size)
-        # Health and administration must work while every other connection is taken.
-        self._side = self._pool("the connection for administration", self._connect_alone, 1)
+        self._bell = Bell(self._connector.writer, node, self._tasks)
+        self._pools = Pools(self._pool, self._connector.writer, self._connector.reader, self.options)
 
     def __repr__(self) -> str:
-        return f"<PostgresDatabase {self.url}: {self._writers!r}, {self._readers!r}>"
+        return f"<PostgresDatabase {self.url}: {self._pools!r}>"
+
+    @property
+    def epoch(self) -> int:
+        """Changes when another server, or the same one after a restart, has taken a connection."""
+        return self._connector.hosts.epoch
+
+    async def servers(self) -> list[dict[str, str]]:
+        """What each server of the URL is at this moment: `host` and `state`."""
+        return await self._connector.servers()
 
     async def start(self) -> None:
         """Open: makes one connection and reads the server's version. Raises DatabaseUnreachable, DatabaseRefused."""
-        for pool in (self._writers, self._readers, self._side):
+        for pool in self._pools.all:
             pool.open()
         try:
-            link = await self._writers.take()
+            link = await self._pools.writing.take()
             try:
                 await self._bridge.adjust(self._session(link))
             finally:
-                self._writers.give(link)
+                self._pools.writing.give(link)
         except BaseException:
             await self.stop()
             raise
@@ -125,7 +134,7 @@ class PostgresDatabase:
     async def stop(self) -> None:
         """Let open transactions end, at most 10 s, and close everything."""
         await self._bell.stop()
-        await outcomes_of(*(pool.stop(STOP_S) for pool in (self._writers, self._readers, self._side)))
+        await outcomes_of(*(pool.stop(STOP_S) for pool in self._pools.all))
         await self._tasks.close(grace_s=ROLLBACK_S)
 
     async def write(
@@ -164,7 +173,7 @@ class PostgresDatabase:
         """
         runs = 0
         while True:
-            link = await self._writers.take()
+            link = await self._pools.writing.take()
             old, connection = not link.fresh, self._session(link)
             try:
                 return await connection.fetch(sql, *args)
@@ -178,7 +187,7 @@ class PostgresDatabase:
                 runs += 1
                 cause, why = error, connection.conflict
             finally:
-                self._end(connection, self._writers)
+                self._end(connection, self._pools.writing)
             await self._pause(runs, why, cause)
 
     @asynccontextmanager
@@ -197,7 +206,7 @@ class PostgresDatabase:
     async def read(self, body: Callable[[Connection], Awaitable[T]]) -> T:
         """Run `body` in a read-only session; each statement sees what is committed when it starts."""
         while True:
-            link = await self._readers.take()
+            link = await self._pools.reading.take()
             old, connection = not link.fresh, self._session(link)
             try:
                 return await body(connection)
@@ -206,7 +215,7 @@ class PostgresDatabase:
                 if not (old and connection.lost and connection.ran == 1):
                     raise
             finally:
-                self._end(connection, self._readers)
+                self._end(connection, self._pools.reading)
 
     async def notify(self, payload: str) -> None:
         """Wake other processes that `listen`; may get lost. Names are sent together, at most 20 times a second."""
@@ -238,7 +247,7 @@ class PostgresDatabase:
 
     async def _ask(self, sql: Sql, *args: Any) -> list[Sequence[Any]]:
         while True:
-            link = await self._side.take()
+            link = await self._pools.side.take()
             old, connection = not link.fresh, self._session(link)
             try:
                 return await connection.fetch(sql, *args)
@@ -246,18 +255,18 @@ class PostgresDatabase:
                 if not old:
                     raise
             finally:
-                self._end(connection, self._side)
+                self._end(connection, self._pools.side)
 
     async def _begun(self, isolation: Isolation) -> PostgresConnection:
         """A transaction on a link. An old link that turns out broken is dropped; there are at most `pool_size`."""
         while True:
-            link = await self._writers.take()
+            link = await self._pools.writing.take()
             connection = self._session(link)
             try:
                 await connection.begin(BEGIN[isolation])
             except BaseException as error:
                 link.doom()
-                self._end(connection, self._writers)
+                self._end(connection, self._pools.writing)
                 if isinstance(error, DatabaseUnreachable) and not link.fresh:
                     continue
                 raise
@@ -269,13 +278,13 @@ class PostgresDatabase:
             await owned(self._tasks, self._roll_back(connection), name="rollback")
         else:
             connection.link.doom()
-            self._end(connection, self._writers)
+            self._end(connection, self._pools.writing)
 
     async def _roll_back(self, connection: PostgresConnection) -> None:
         try:
             await self._rollback(connection.link)
         finally:
-            self._end(connection, self._writers)
+            self._end(connection, self._pools.writing)
 
     async def _rollback(self, link: Link) -> None:
         try:
@@ -312,7 +321,7 @@ class PostgresDatabase:
         except DujiangError as error:
             return error
         except BaseException:
-            self._end(connection, self._writers)
+            self._end(connection, self._pools.writing)
             raise
         if connection.conflict is not None:
             return Conflict(runs=1, why=connection.conflict)
@@ -338,7 +347,7 @@ class PostgresDatabase:
             connection.link.doom()
             raise
         finally:
-            self._end(connection, self._writers)
+            self._end(connection, self._pools.writing)
         return None if said == "COMMIT" else TransactionFailed(why="a statement failed unseen; the server rolled back")
 
     async def _settled(self, connection: PostgresConnection, settle: Settle | None) -> DujiangError | None:
@@ -347,7 +356,9 @@ class PostgresDatabase:
             return None  # It wrote nothing, so there is nothing that could be half done.
         limit_s = self.options.settle_timeout
         with changed(deadline=None) if current_or_none() is not None else nullcontext():
-            committed = await outcome(connection, settle, self._connect_alone, self._session, self._node.clock, limit_s)
+            committed = await outcome(
+                connection, settle, self._connector.writer, self._session, self._node.clock, limit_s
+            )
         if committed is None:
             return OutcomeUnknown(url=self.url)
         return None if committed else Conflict(runs=1, why=NOT_COMMITTED)
@@ -367,12 +378,6 @@ class PostgresDatabase:
 
     def _session(self, link: Link) -> PostgresConnection:
         return PostgresConnection(link, self._bridge, self._node, url=self.url, limit_s=self.options.statement_timeout)
-
-    async def _connect_alone(self) -> Link:
-        return await connected(self._address, self._dialect, self._node.name)
-
-    async def _connect_reader(self) -> Link:
-        return await connected(self._address, self._dialect, self._node.name, read_only=True)
 
     def _pool(self, name: str, connect: Callable[[], Awaitable[Link]], size: int) -> Pool:
         return Pool(

@@ -4,6 +4,7 @@ This is the only place that knows asyncpg's exceptions; above it there are ours 
 message:
 
     23...                   IntegrityFailed, with its kind and the constraint's name
+    22... 54000             ColumnRefused, also for an argument that the driver refuses before sending it
     23514 without a name    PartitionMissing
     40001 40P01 55P03       Conflict: the transaction lost and may run again
     0A000, cached plan      Conflict as well: a migration changed a table under a prepared statement; a new run
@@ -37,6 +38,7 @@ from dujiang.data.database import (
     TransactionHeld,
     WriteInRead,
 )
+from dujiang.data.values import data_refused
 from dujiang.kernel.errors import DeadlinePassed
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ KIND_OF_STATE: dict[str, Kind] = {
 }
 CONFLICT_STATES = frozenset({"40001", "40P01", "55P03"})
 AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "53300"})
-# The driver refuses an argument before sending it; the standard's class for that is 22, data exception.
-DRIVER_DATA, DRIVER_USE = "22000", "07001"
+# The driver was used wrongly, for instance with too few arguments.
+DRIVER_USE = "07001"
 IDLE_MS_MAX = 60_000
 
 
@@ -99,13 +101,14 @@ def translated(cause: Exception, *, url: str, sql: str, limit_s: float = 0.0) ->
         return DatabaseUnreachable(url=url, why=says(cause))
     if isinstance(cause, asyncpg.InterfaceError) and "another operation" in str(cause):
         return StatementsOverlap(sql=sql)
-    state = DRIVER_DATA if isinstance(cause, asyncpg.DataError) else DRIVER_USE
-    return StatementFailed(why=says(cause), sqlstate=state, sql=sql)
+    return StatementFailed(why=says(cause), sqlstate=DRIVER_USE, sql=sql)
 
 
 def of_state(cause: asyncpg.PostgresError, *, url: str, sql: str, limit_s: float) -> DujiangError:
     """The port's error for an error report of the server."""
     state = str(cause.sqlstate or "")
+    if state.startswith("22") or state == "54000":
+        return data_refused(state)
     if state.startswith("23"):
         return integrity(cause, state)
     if state in CONFLICT_STATES:

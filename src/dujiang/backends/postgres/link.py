@@ -7,35 +7,26 @@ the way.
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
-from dujiang.backends.postgres.errors import unconnected
-from dujiang.backends.postgres.options import session_name
-from dujiang.data.database import DatabaseRefused
 from dujiang.data.sql import Sql
-from dujiang.kernel.context import current_or_none
-from dujiang.kernel.errors import DeadlinePassed
-
-if TYPE_CHECKING:
-    from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-
-    from dujiang.backends.postgres.options import Address
 
 PREPARED_MAX = 500
 # A text longer than this is a list unfolded into places, and hardly ever comes twice.
 PREPARED_CHARS_MAX = 15_000
 CLOSE_S = 2.0
-VERSION_MIN = 14
 
 ABOUT = Sql(
     "link_about",
     "SELECT (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())),"
     " pg_postmaster_start_time()::text || coalesce((SELECT stats_reset::text FROM pg_stat_bgwriter), ''),"
-    " current_setting('synchronous_standby_names') <> ''",
-    "Reads when this process began, what changes when the server restarts or crashes, and whether a standby confirms.",
+    " current_setting('synchronous_standby_names') <> '', pg_is_in_recovery(),"
+    " current_setting('default_transaction_read_only') = 'on', CASE WHEN pg_is_in_recovery() THEN 0"
+    " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END",
+    "Reads when this process began, what changes when the server restarts or crashes, whether a standby confirms, whether"
+    " it is one, whether it is fenced, and its timeline.",
 )
 
 
@@ -48,19 +39,27 @@ class Link:
         fresh: Nobody has used it yet, so a failure is news about the server and not about an old socket.
         began: When its server process began.
         incarnation: Changes when the server restarts, also after a crash.
+        read_only: This connection only reads.
+        standby: The server is in recovery.
+        fenced: Its operator lets no session write.
+        timeline: Grows with each promotion; 0 on a standby.
         commit: The text that commits. Where a standby confirms, the server's limit on a statement is lifted first:
             ended by it, COMMIT would answer success without the standby.
     """
 
-    __slots__ = ("_doomed", "began", "commit", "described", "driver", "fresh", "incarnation", "pid", "prepared")
+    __slots__ = (
+        *("_doomed", "began", "commit", "described", "driver", "fenced", "fresh", "incarnation", "pid", "prepared"),
+        *("read_only", "standby", "timeline"),
+    )
 
-    def __init__(self, driver: Any, about: Any) -> None:
+    def __init__(self, driver: Any, about: Any, *, read_only: bool = False) -> None:
         self.driver = driver
         self.pid: int = driver.get_server_pid()
         self.prepared: dict[str, Any] = {}
         self.described: dict[str, Any] = {}
         self.fresh = True
-        self.began, self.incarnation, confirmed = about
+        self.began, self.incarnation, confirmed, self.standby, fenced, self.timeline = about
+        self.read_only, self.fenced = read_only, fenced and not read_only
         self.commit = "SET LOCAL statement_timeout = 0; COMMIT" if confirmed else "COMMIT"
         self._doomed = False
 
@@ -115,54 +114,3 @@ class Link:
         except BaseException:
             self.driver.terminate()
             raise
-
-
-async def connected(address: Address, dialect: PGDialect_asyncpg, node_name: str, *, read_only: bool = False) -> Link:
-    """A new connection with our session settings. Raises DatabaseUnreachable or DatabaseRefused."""
-    options = address.options
-    settings = {
-        "application_name": session_name(node_name),
-        "default_transaction_isolation": "read committed",
-        "default_transaction_read_only": "on" if read_only else "off",
-        "idle_in_transaction_session_timeout": milliseconds(options.idle_timeout),
-        "lock_timeout": milliseconds(options.lock_timeout),
-        "statement_timeout": milliseconds(options.statement_timeout),
-        "timezone": "UTC",
-    }
-    context = current_or_none()
-    remaining_s = context.remaining_s() if context is not None else None
-    limit_s = options.connect_timeout if remaining_s is None else min(options.connect_timeout, remaining_s)
-    driver: Any = None
-    try:
-        async with asyncio.timeout(limit_s):
-            driver = await asyncpg.connect(address.dsn, server_settings=settings, timeout=options.connect_timeout)
-            major = driver.get_server_version().major
-            if major < VERSION_MIN:
-                raise DatabaseRefused(
-                    url=address.shown, why=f"its version is {major}; Dujiang needs {VERSION_MIN} or later"
-                )
-            # The very codecs that SQLAlchemy sets: its types then fit the rows of both ways into the database.
-            untyped: Any = dialect
-            await untyped.setup_asyncpg_json_codec(Carrier(driver))
-            await untyped.setup_asyncpg_jsonb_codec(Carrier(driver))
-            return Link(driver, await driver.fetchrow(ABOUT.text))
-    except BaseException as cause:
-        if driver is not None:
-            driver.terminate()
-        if isinstance(cause, TimeoutError) and remaining_s is not None and remaining_s <= options.connect_timeout:
-            raise DeadlinePassed(what=f"connecting to {address.shown}", limit_s=limit_s) from cause
-        if isinstance(cause, DatabaseRefused) or not isinstance(cause, Exception):
-            raise
-        raise unconnected(cause, url=address.shown) from cause
-
-
-class Carrier:
-    """What SQLAlchemy's set-up of codecs expects: the driver's connection as `_connection`."""
-
-    def __init__(self, driver: Any) -> None:
-        self._connection = driver
-
-
-def milliseconds(seconds: float) -> str:
-    """Seconds as the server's settings want them."""
-    return f"{max(1, round(seconds * 1000))}ms"

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from dujiang.backends.postgres.errors import unconnected
 from dujiang.backends.postgres.options import address
+from dujiang.backends.postgres.orm import PostgresDialect
 from dujiang.data.history import LOCK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dujiang.data.migrate import Opener, Run
+
+# Under this name SQLAlchemy finds our dialect: tables are made by a migration as they are made by a start.
+NAME = "dujiang"
+registry.register(f"postgresql.{NAME}", PostgresDialect.__module__, PostgresDialect.__name__)
 
 
 def opener(url: str) -> Opener:
@@ -40,7 +46,7 @@ def opener(url: str) -> Opener:
 
     @asynccontextmanager
     async def opened(*, alone: bool) -> AsyncIterator[Run]:
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        engine = create_async_engine(f"postgresql+{NAME}://", async_creator=connect, poolclass=NullPool)
         async with engine.connect() as connection:
             if alone:
                 await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})

@@ -4,6 +4,9 @@ What follows the question mark is ours and taken out, or the driver's and passed
 
     postgresql://user:secret@host:5432/name ? pool_size=10 & statement_timeout=30s & sslmode=require
                                               ours           ours                    the driver's
+
+Several hosts, `a:5432,b:5433`, are one database that moves: hosts.py finds the primary. `target_session_attrs` may say
+`read-write` or `primary`, which is what is done anyway.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import duration_s
 
 SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+TARGETS = ("read-write", "primary")
 # The server cuts application_name at 63 bytes, and two names that were cut alike would end each other's sessions.
 NAME_BYTES_MAX = 63
 
@@ -33,7 +37,8 @@ class Options:
         connect_timeout: The longest time to make a connection.
         statement_timeout: The longest time of one statement; the server ends it.
         lock_timeout: The longest wait for a lock; the transaction then runs again.
-        idle_timeout: A transaction without a statement for so long is ended by the server.
+        idle_timeout: A transaction without a statement for so long is ended by the server: a process that stands still
+            holds its locks no longer, and whoever waits for one (lock_timeout) gets it before it gives up.
         settle_timeout: The longest time to find out what became of a COMMIT without a reply.
     """
 
@@ -44,8 +49,24 @@ class Options:
     connect_timeout: float = 5.0
     statement_timeout: float = 30.0
     lock_timeout: float = 10.0
-    idle_timeout: float = 60.0
+    idle_timeout: float = 5.0
     settle_timeout: float = 10.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """One server.
+
+    Attributes:
+        dsn: For the driver; holds the password.
+        shown: `host:port` as the URL has it, for people.
+    """
+
+    dsn: str
+    shown: str
+
+    def __repr__(self) -> str:
+        return self.shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +74,14 @@ class Address:
     """A database's URL taken apart.
 
     Attributes:
-        dsn: For the driver; holds the password.
+        dsn: For the driver, with every host; holds the password.
+        hosts: The servers, one by one.
         shown: For people; without the password and without a query.
         options: What the query said of ours.
     """
 
     dsn: str
+    hosts: tuple[Host, ...]
     shown: str
     options: Options
 
@@ -77,15 +100,34 @@ def address(url: str) -> Address:
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name in kinds:
             ours[name] = option(name, text, whole=kinds[name] == "int")
+        elif name == "target_session_attrs":
+            check_target(text)
+        elif name == "host" and "," in text:
+            raise refused(
+                "several hosts stand in the option `host`", "write them as postgresql://user@a:5432,b:5432/name"
+            )
         else:
             theirs.append((name, text))
-    host = parts.netloc.rpartition("@")[2]
+    login, at, host = parts.netloc.rpartition("@")
     user = f"{parts.username}@" if parts.username else ""
+    places = host.split(",")
+    moving = [("target_session_attrs", "primary")] if len(places) > 1 else []
     return Address(
-        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(theirs), "")),
+        dsn=urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(theirs + moving), "")),
+        hosts=tuple(
+            Host(urlunsplit(("postgresql", login + at + place, parts.path, urlencode(theirs), "")), place or "default")
+            for place in places
+        ),
         shown=f"postgresql://{user}{host}{parts.path}",
         options=Options(**ours),
     )
+
+
+def check_target(text: str) -> None:
+    """Refuse what would let a server in that takes no writes."""
+    if text not in TARGETS:
+        what = f"target_session_attrs={text!r} names servers that take no writes"
+        raise refused(what, "leave it out: of several hosts the one that takes writes is used")
 
 
 def option(name: str, text: str, *, whole: bool) -> float:

@@ -24,6 +24,9 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import LRUCache
 
+from dujiang.backends.postgres.compiler import StatementCompiler, TypeCompiler
+from dujiang.data.values import strict_json
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,9 +41,17 @@ DIALECT: Any = PGDialect_asyncpg
 ADAPTER: Any = AsyncAdapt_asyncpg_connection
 
 
+class PostgresDialect(DIALECT):  # type: ignore[misc]
+    """SQLAlchemy's dialect with our compilers."""
+
+    supports_statement_cache = True
+    statement_compiler = StatementCompiler
+    type_compiler_cls = TypeCompiler
+
+
 def new_dialect() -> PGDialect_asyncpg:
     """The dialect for this driver, not yet adjusted to a server."""
-    made: PGDialect_asyncpg = DIALECT(dbapi=DIALECT.import_dbapi())
+    made: PGDialect_asyncpg = PostgresDialect(dbapi=DIALECT.import_dbapi(), json_serializer=strict_json)
     return made
 
 

@@ -9,6 +9,9 @@ in between cannot overtake. The driver's own pool resets a session on each retur
 sessions here need none, because nobody but this package can change one (SET LOCAL alone, and what is left in a
 transaction is thrown away).
 
+A connection is made in a task of its own: a caller that leaves meanwhile does not break it off half made, which costs the
+server a process and lets the driver complain of an answer that nobody took; the next in line gets it.
+
 tests/unit/backends/postgres/test_pool.py holds order, bound, deadline, and that a place is never lost.
 """
 
@@ -19,8 +22,8 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-from dujiang.data.database import DatabaseUnreachable
-from dujiang.kernel.context import current_or_none
+from dujiang.data.database import VITAL, DatabaseUnreachable
+from dujiang.kernel.context import changed, current_or_none
 from dujiang.kernel.errors import DeadlinePassed, Overloaded
 from dujiang.kernel.tasks import outcomes_of
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dujiang.backends.postgres.link import Link
+    from dujiang.backends.postgres.options import Options
     from dujiang.kernel.deadline import Limits
     from dujiang.kernel.tasks import Tasks
 
@@ -175,19 +179,47 @@ class Pool:
         return None
 
     async def _grow(self) -> Link:
-        """Make a connection in a place that is already counted."""
+        """A connection made in a place that is already counted."""
+        made: Waiter = asyncio.get_running_loop().create_future()
+        context = current_or_none()
+        remaining_s = context.remaining_s() if context is not None else None
+        self._tasks.spawn(self._make(made), name="connect")
         try:
-            link = await self._connect()
-        except BaseException:
-            self._vacate()
+            with self._limits.within(remaining_s):
+                link = await made
+        except BaseException as error:
+            if not made.done():
+                made.cancel()
+            elif not made.cancelled() and made.exception() is None and (late := made.result()) is not None:
+                self.give(late)
+            if isinstance(error, TimeoutError) and remaining_s is not None:
+                raise DeadlinePassed(what=f"connecting to {self._url}", limit_s=remaining_s) from None
             raise
-        if self._stopped:
-            # `stop` has counted what there was to close; this one came too late for it.
-            await link.close()
-            self._vacate()
-            raise DatabaseUnreachable(url=self._url, why="this process has closed its connections")
-        self._all.add(link)
+        assert link is not None
         return link
+
+    async def _make(self, made: Waiter) -> None:
+        """Make a connection for whoever waits for `made`; for the next in line, if that one has left."""
+        try:
+            with changed(deadline=None) if current_or_none() is not None else contextlib.nullcontext():
+                link = await self._connect()
+            if self._stopped:
+                # `stop` has counted what there was to close; this one came too late for it.
+                await link.close()
+                raise DatabaseUnreachable(url=self._url, why="this process has closed its connections")
+        except BaseException as error:
+            self._vacate()
+            if not isinstance(error, Exception):
+                made.cancel()
+                raise
+            if not made.done():
+                made.set_exception(error)
+            return
+        self._all.add(link)
+        if made.done():
+            self.give(link)
+        else:
+            made.set_result(link)
 
     def _drop(self, link: Link) -> None:
         if link in self._all:
@@ -220,3 +252,44 @@ class Pool:
     def _note_quiet(self) -> None:
         if self._places == len(self._idle):
             self._quiet.set()
+
+
+class Pools:
+    """The connections of one process.
+
+    Args:
+        pool: Makes a pool of a name, of what connects, and of a size.
+        connect: Makes a connection that writes.
+        connect_reader: Makes one that cannot.
+        options: How many.
+
+    Attributes:
+        side: One for health and administration, which must work while every other connection is taken.
+        all: Every pool.
+    """
+
+    def __init__(
+        self,
+        pool: Callable[[str, Callable[[], Awaitable[Link]], int], Pool],
+        connect: Callable[[], Awaitable[Link]],
+        connect_reader: Callable[[], Awaitable[Link]],
+        options: Options,
+    ) -> None:
+        self._writers = pool("the connections that write", connect, options.pool_size)
+        self._readers = pool("the connections that read", connect_reader, options.reader_pool_size)
+        self._vital = pool("the connection that keeps the lease", connect, 1)
+        self.side = pool("the connection for administration", connect, 1)
+        self.all = (self._writers, self._readers, self._vital, self.side)
+
+    def __repr__(self) -> str:
+        return f"{self._writers!r}, {self._readers!r}"
+
+    @property
+    def writing(self) -> Pool:
+        """Where the caller's transactions come from: see `VITAL` at the port."""
+        return self._vital if VITAL.get() else self._writers
+
+    @property
+    def reading(self) -> Pool:
+        """The same for reads."""
+        return self._vital if VITAL.get() else self._readers

@@ -15,15 +15,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
-from dujiang.messaging.broker import BrokerCapabilities, Passed, Received
+from dujiang.messaging.broker import MOVE, BrokerCapabilities, Passed, Received
+from dujiang.messaging.feeds import end_feeds
+from dujiang.messaging.gaps import written
 from dujiang.messaging.work import claim_free, claim_keyed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.node import Node
-    from dujiang.messaging.broker import CursorMove
+    from dujiang.messaging.broker import CursorMove, Feed
     from dujiang.messaging.message import Message
     from dujiang.messaging.work import KeyCursor
 
@@ -38,11 +40,6 @@ ROUTE = Sql(
               pg_current_xact_id()::text::bigint""",
     "Gives each subscription its work and moves the cursor, in one statement.",
 )
-MOVE = Sql(
-    "broker_move_cursor",
-    "UPDATE dj_relay SET floor_seq = $2, gaps = $3 WHERE relay_id = 1 AND lease = $1",
-    "Moves the cursor if the lease is still ours.",
-)
 ROUTE_RANGE = Sql(
     "broker_route_range",
     """INSERT INTO dj_ready (sub_id, seq, okey, tenant, attempt, crashes, message_id, run_at)
@@ -51,11 +48,6 @@ ROUTE_RANGE = Sql(
        WHERE o.seq >= $1 AND o.seq <= $2 ORDER BY o.seq ON CONFLICT DO NOTHING RETURNING sub_id""",
     "Gives each subscription its work for a range of numbers, where one writer commits in order.",
 )
-
-
-def gaps_text(gaps: Sequence[int]) -> str:
-    """Gaps as they are stored."""
-    return ",".join(map(str, gaps))
 
 
 class SqlBroker:
@@ -68,6 +60,7 @@ class SqlBroker:
     """
 
     capabilities = BrokerCapabilities(durable=True, ordered_by_key=True, in_store=True)
+    standing = None
 
     def __init__(self, url: str, node: Node, database: Database) -> None:
         self.url = url
@@ -75,7 +68,8 @@ class SqlBroker:
         self._database = database
 
     async def start(self) -> None:
-        """Nothing to connect: the database is."""
+        """Nothing to connect: the database is. What another broker had to bring counts as brought."""
+        await end_feeds(self._database)
 
     async def stop(self) -> None:
         """Nothing to disconnect."""
@@ -85,11 +79,11 @@ class SqlBroker:
         now_us = self._node.clock.now_us()
         if self._database.capabilities.writable_cte:
             seqs = [message.seq for message in batch]
-            row = (await self._database.statement(ROUTE, move.lease, move.floor, gaps_text(move.gaps), now_us, seqs))[0]
+            row = (await self._database.statement(ROUTE, move.lease, move.floor, written(move.gaps), now_us, seqs))[0]
             return Passed(owned=bool(row[0]), subscriptions=tuple(row[1] or ()), stamp=row[2])
 
         async def body(connection: Connection) -> Passed:
-            if not await connection.execute(MOVE, move.lease, move.floor, gaps_text(move.gaps)):
+            if not await connection.execute(MOVE, move.lease, move.floor, written(move.gaps)):
                 return Passed(owned=False)
             if not batch:
                 return Passed(owned=True, subscriptions=())
@@ -97,6 +91,12 @@ class SqlBroker:
             return Passed(owned=True, subscriptions=tuple({row[0] for row in rows}))
 
         return await self._database.write(body)
+
+    async def attend(self, feed: Feed, heard: Callable[[], None]) -> None:
+        """Nothing to bring: work is where it is claimed."""
+
+    async def leave(self, sub_id: int) -> None:
+        """Nothing to give back."""
 
     async def receive(self, sub_id: int, lease: int, limit: int, cursor: KeyCursor | None) -> Received:
         """Claim work; events without a key of an ordered subscription are claimed like unordered ones."""

@@ -56,6 +56,7 @@ class Session:
         "_ended",
         "_engine_over",
         "_failed",
+        "_over",
         "_task",
         "_url",
         "_writes",
@@ -74,11 +75,12 @@ class Session:
         self._task = asyncio.current_task()
         self._busy: asyncio.Task[Any] | None = None
         self._failed = ""
-        self._ended: DujiangError | None = None
+        self._over = False
+        self._ended: DujiangError | None = None  # Says why, if there is more to say.
 
     def __repr__(self) -> str:
         kind = "write" if self._writes else "read"
-        return f"<Session {kind}, {self.statements} statements{', ended' if self._ended else ''}>"
+        return f"<Session {kind}, {self.statements} statements{', ended' if self._over else ''}>"
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Sequence[Any]]:
         """Run a platform statement and return its rows."""
@@ -157,7 +159,7 @@ class Session:
 
     def mark(self, verb: str, name: str) -> None:
         """Set, release or roll back to a savepoint."""
-        if verb == "ROLLBACK TO" and self._ended is None and self.lost is None:
+        if verb == "ROLLBACK TO" and not self._over and self.lost is None:
             self._failed = ""
         self._check(verb)
         if self._writes:
@@ -189,7 +191,8 @@ class Session:
 
     def end(self, error: DujiangError | None = None) -> None:
         """Take no statement from now on; `error` says why to those who try."""
-        self._ended = error or TransactionFailed(why="the transaction has ended")
+        self._over = True
+        self._ended = error
 
     def _admit(self, text: str) -> None:
         self._check(text)
@@ -197,8 +200,8 @@ class Session:
             recognise(text)
 
     def _check(self, text: str) -> None:
-        if self._ended is not None:
-            raise self._ended
+        if self._over:
+            raise self._ended or TransactionFailed(why="the transaction has ended")
         if self._failed:
             raise TransactionFailed(why=self._failed)
         task = asyncio.current_task()

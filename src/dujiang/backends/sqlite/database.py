@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from dujiang.backends.sqlite.connection import Session
-from dujiang.backends.sqlite.dialect import AsyncEmbeddedDialect
+from dujiang.backends.sqlite.dialect import shared_dialect
 from dujiang.backends.sqlite.errors import translated
 from dujiang.backends.sqlite.file import path_of
 from dujiang.backends.sqlite.store import Store, join
@@ -64,6 +64,7 @@ class SqliteDatabase:
         arrays=False,
         writable_cte=False,
         skip_locked=False,
+        key_locks=False,
         xid_horizon=False,
         many_writers=False,
         listen=False,
@@ -73,13 +74,19 @@ class SqliteDatabase:
     def __init__(self, url: str, node: Node) -> None:
         self.url = url
         self.path = path_of(url)
-        self.dialect = AsyncEmbeddedDialect()
+        self.dialect = shared_dialect()
         self._node = node
         self._store: Store | None = None
         self._stopping = False
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path}{'' if self._store else ', stopped'}>"
+
+    epoch = 0  # One file, and whoever opens it sees every commit.
+
+    async def servers(self) -> list[dict[str, str]]:
+        """There is no server."""
+        return []
 
     async def start(self) -> None:
         """Open the file, made if need be. Raises StoreInUse, DatabaseRefused, DatabaseUnreachable."""

@@ -14,10 +14,13 @@ from dujiang.data.database import (
     Conflict,
     DatabaseRefused,
     DatabaseUnreachable,
+    DiskFailed,
+    DiskFull,
     IntegrityFailed,
     StatementFailed,
     WriteInRead,
 )
+from dujiang.data.values import data_refused
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from dujiang.kernel.errors import DujiangError
 
 # The driver's own errors, and what Python raises while the driver converts a parameter.
-DRIVER_ERRORS = (apsw.Error, OverflowError, TypeError, ValueError, MemoryError)
+DRIVER_ERRORS = (apsw.Error, ArithmeticError, TypeError, ValueError, MemoryError)
 
 # What the storage says, as opposed to what a statement says. After these a group is not worth a word of blame.
 STORAGE_ERRORS = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.NoMemError)
@@ -49,6 +52,9 @@ STATES = (
     (re.compile(r"syntax error|incomplete input|unrecognized token"), "42601"),
 )
 
+# The mark that compiler.py leaves in the CHECK of a column's type.
+MARK = re.compile(r"/\* (\w{5}) \*/$")
+
 SHOWN_MAX = 300
 
 
@@ -62,24 +68,30 @@ def translated(cause: BaseException, text: str, url: str) -> DujiangError:
     """The port's error for a driver's error that `text` met."""
     why = str(cause) or type(cause).__name__
     if isinstance(cause, apsw.ConstraintError):
-        return refused_by_constraint(cause, text)
+        return refused_by_constraint(cause)
     if isinstance(cause, STORAGE_ERRORS):
-        return DatabaseUnreachable(url=url, why=said_by_storage(cause))
+        return failed(cause, url)
     if isinstance(cause, apsw.ReadOnlyError):
         return WriteInRead(sql=shown(text))
     if isinstance(cause, (apsw.CorruptError, apsw.NotADBError)):
         return StatementFailed(why=f"the file is damaged: {why}", sqlstate="XX001", sql=shown(text))
     if isinstance(cause, (apsw.BusyError, apsw.LockedError)):
         return Conflict(runs=1, why=f"another program holds the file: {why}")
-    return StatementFailed(why=why, sqlstate=state_of(cause, why), sql=shown(text))
+    state = state_of(cause, why)
+    if state.startswith("22") or state == "54000":
+        return data_refused(state)
+    return StatementFailed(why=why, sqlstate=state, sql=shown(text))
 
 
-def refused_by_constraint(cause: apsw.ConstraintError, text: str) -> DujiangError:
+def refused_by_constraint(cause: apsw.ConstraintError) -> DujiangError:
     """The error for a violated constraint; SQLite names columns, not constraints, and for a foreign key neither."""
     why = str(cause)
     code = code_of(cause)
     if code == apsw.SQLITE_CONSTRAINT_DATATYPE:
-        return StatementFailed(why=why, sqlstate="22P02", sql=shown(text))
+        return data_refused("22P02")
+    mark = MARK.search(why)
+    if mark is not None:
+        return data_refused(mark[1])
     named = why.partition("constraint failed: ")[2]
     return IntegrityFailed(kind=KINDS.get(code, "other"), constraint=named, why=why)
 
@@ -89,18 +101,21 @@ def code_of(cause: BaseException) -> int:
     return getattr(cause, "extendedresult", 0)
 
 
-def said_by_storage(cause: BaseException) -> str:
-    """One sentence for a failure below the database."""
-    if isinstance(cause, apsw.FullError):
-        return "the disk, or its share for this file, is full"
+def failed(cause: BaseException, url: str) -> DatabaseUnreachable:
+    """The error for a failure below the database."""
+    if isinstance(cause, apsw.FullError) or code_of(cause) == apsw.SQLITE_IOERR_SHMSIZE:
+        return DiskFull(url=url, why="there is no room for another page")
     if isinstance(cause, apsw.IOError):
-        return f"the disk failed: {cause} (extended code {code_of(cause)})"
-    return str(cause) or type(cause).__name__
+        name = apsw.mapping_extended_result_codes.get(code_of(cause), "SQLITE_IOERR")
+        return DiskFailed(url=url, why=f"{cause} ({name})" if str(cause) else str(name))
+    return DatabaseUnreachable(url=url, why=str(cause) or type(cause).__name__)
 
 
 def state_of(cause: BaseException, why: str) -> str:
     """The SQLSTATE that fits."""
-    if isinstance(cause, OverflowError):
+    if isinstance(cause, ZeroDivisionError):
+        return "22012"
+    if isinstance(cause, OverflowError) or why == "integer overflow":
         return "22003"
     if isinstance(cause, (UnicodeError, apsw.TooBigError)):
         return "22021" if isinstance(cause, UnicodeError) else "54000"
@@ -112,12 +127,12 @@ def state_of(cause: BaseException, why: str) -> str:
 def lost(cause: BaseException, url: str, runs: int) -> DujiangError:
     """The error of a member whose groups were lost as often as we try."""
     if isinstance(cause, STORAGE_ERRORS):
-        return DatabaseUnreachable(url=url, why=said_by_storage(cause))
+        return failed(cause, url)
     return Conflict(runs=runs, why=f"SQLite did not commit: {cause}")
 
 
 def unopened(cause: BaseException, url: str) -> DujiangError:
     """The error for a file that cannot be opened as a store."""
     if isinstance(cause, (apsw.IOError, apsw.FullError)):
-        return DatabaseUnreachable(url=url, why=said_by_storage(cause))
+        return failed(cause, url)
     return DatabaseRefused(url=url, why=str(cause) or type(cause).__name__)

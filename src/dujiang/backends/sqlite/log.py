@@ -15,7 +15,6 @@ import apsw
 if TYPE_CHECKING:
     from dujiang.kernel.tasks import Threads
 
-COPIED_AT_BYTES = 16 * 1024 * 1024
 FRAME_HEADER_BYTES = 24
 
 logger = logging.getLogger("dujiang.sqlite")
@@ -27,15 +26,17 @@ class Log:
     Args:
         driver: The connection that writes.
         threads: The writer's one thread.
+        limit_bytes: The size at which it is copied; None = never, that is left to the owner of the file.
     """
 
-    def __init__(self, driver: apsw.Connection, threads: Threads) -> None:
+    def __init__(self, driver: apsw.Connection, threads: Threads, limit_bytes: int | None) -> None:
         self.copies = 0
         self._driver = driver
         self._threads = threads
         self._frames = 0
         self._frame_bytes = int(driver.pragma("page_size")) + FRAME_HEADER_BYTES
-        self._copied_at_bytes = COPIED_AT_BYTES
+        self._copies_log = limit_bytes is not None
+        self._limit_bytes = self._copied_at_bytes = limit_bytes or 0
         driver.set_wal_hook(self._note)
 
     def __repr__(self) -> str:
@@ -52,15 +53,16 @@ class Log:
 
     async def copy_if_grown(self) -> None:
         """Copy the log into the data if it has outgrown its limit. Errors are logged: the log alone is durable."""
-        if self.bytes < self._copied_at_bytes:
+        if not self._copies_log or self.bytes < self._copied_at_bytes:
             return
         whole = await self._copy(apsw.SQLITE_CHECKPOINT_PASSIVE)
         # What a reader kept from being copied is tried again after the next quarter, not after every commit.
-        self._copied_at_bytes = COPIED_AT_BYTES if whole else self.bytes + COPIED_AT_BYTES // 4
+        self._copied_at_bytes = self._limit_bytes if whole else self.bytes + self._limit_bytes // 4
 
     async def empty(self) -> None:
         """Copy everything and cut the log to nothing."""
-        await self._copy(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if self._copies_log:
+            await self._copy(apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     async def _copy(self, mode: int) -> bool:
         self.copies += 1

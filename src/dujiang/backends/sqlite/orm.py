@@ -4,9 +4,9 @@ Its cursors run on the session of the body; its commit, rollback and close do no
 belong to the writer. `Own` is the other kind, for migrations: it holds a connection of its own, begins a transaction
 before the first statement, DDL included, and its commit and rollback are real.
 
-SQLAlchemy turns the four error classes below into its own of the same names, with the port's error as their cause.
-The port's other errors (a passed deadline, a transaction that has failed or was taken away) pass through it
-unchanged.
+The port's errors pass through SQLAlchemy unchanged, as they do on PostgreSQL: a key that is there twice is
+IntegrityFailed, whichever way it came. Only `Own` speaks PEP-249's classes, which SQLAlchemy turns into its own of the
+same names with the port's error as their cause; a migration script may expect those.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only
 from dujiang.backends.sqlite.connection import described
 from dujiang.backends.sqlite.errors import DRIVER_ERRORS, translated
 from dujiang.data.database import Conflict, DatabaseUnreachable, IntegrityFailed, StatementFailed
+from dujiang.data.values import ColumnRefused
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -74,9 +75,9 @@ def raised_for(error: DujiangError) -> Exception:
     """The exception that PEP-249 has for one of the port's errors; others stay what they are."""
     if isinstance(error, IntegrityFailed):
         return IntegrityError(error.why)
+    if isinstance(error, ColumnRefused):
+        return DataError(error.why)
     if isinstance(error, StatementFailed):
-        if error.sqlstate.startswith("22"):
-            return DataError(error.why)
         return ProgrammingError(error.why) if error.sqlstate.startswith("42") else OperationalError(error.why)
     if isinstance(error, (DatabaseUnreachable, Conflict)):
         return OperationalError(error.why)
@@ -122,10 +123,7 @@ class Connection:
 
     def mark(self, verb: str, name: str) -> None:
         """Set, release or roll back to a savepoint."""
-        try:
-            self.runner.mark(verb, name)
-        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
-            raise raised_for(error) from error
+        self.runner.mark(verb, name)
 
 
 class Cursor:
@@ -144,20 +142,14 @@ class Cursor:
     def execute(self, text: str, args: Sequence[Any] = ()) -> Cursor:
         """Run a statement."""
         self._at = 0
-        try:
-            self._rows, self.rowcount, self.description = self._runner.perform_described(text, args)
-        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
-            raise raised_for(error) from error
+        self._rows, self.rowcount, self.description = self._runner.perform_described(text, args)
         self.lastrowid = self._runner.driver.last_insert_rowid()
         return self
 
     def executemany(self, text: str, rows: Sequence[Sequence[Any]]) -> Cursor:
         """Run a statement for each row of parameters."""
         self._rows, self._at, self.description = [], 0, None
-        try:
-            self.rowcount = self._runner.perform_many(text, rows)
-        except (IntegrityFailed, StatementFailed, DatabaseUnreachable, Conflict) as error:
-            raise raised_for(error) from error
+        self.rowcount = self._runner.perform_many(text, rows)
         return self
 
     def fetchone(self) -> Sequence[Any] | None:
@@ -235,7 +227,8 @@ class Alone:
             self._begin(text)
             return described(self.driver, text, args)
         except DRIVER_ERRORS as cause:
-            raise translated(cause, text, self._url) from cause
+            error = translated(cause, text, self._url)
+            raise raised_for(error) from error
 
     def perform_many(self, text: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run a statement for each row of parameters: matched rows."""

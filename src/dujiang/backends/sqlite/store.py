@@ -9,15 +9,17 @@ it, as a test may do, is taken over; one whose loop still runs in another thread
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dujiang.backends.sqlite.dialect import engine_over, root_engine
-from dujiang.backends.sqlite.file import FileLock, open_reader, open_writer
+from dujiang.backends.sqlite.file import FileLock, close, is_guest, open_reader, open_writer, synced
 from dujiang.backends.sqlite.writer import Writer
-from dujiang.data.database import DatabaseRefused, StoreInUse
+from dujiang.data.database import DatabaseRefused, DiskFull, StoreInUse
 
 if TYPE_CHECKING:
     from dujiang.kernel.node import Node
@@ -46,19 +48,24 @@ class Store:
         self.users = 0
         self.closed: asyncio.Event | None = None
         try:
+            new = not Path(path).exists()
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(path)
+            self.lock = None if is_guest(url) else FileLock(path)
+            if new:
+                keep_folders(Path(path).parent)
         except OSError as cause:
+            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(url=url, why=f"{cause.strerror}: {cause.filename}") from cause
             raise DatabaseRefused(url=url, why=f"{cause.strerror}: {cause.filename}") from cause
         try:
             driver = open_writer(path, url)
             try:
                 self.reader = open_reader(path, url)
             except BaseException:
-                driver.close()
+                close(driver)
                 raise
         except BaseException:
-            self.lock.release()
+            self._release()
             raise
         self.engine_over = partial(engine_over, root=root_engine(url))
         self.writer = Writer(driver, url, node, self.engine_over)
@@ -73,19 +80,30 @@ class Store:
             return
         self.closed = asyncio.Event()
         try:
-            self.reader.close()
+            close(self.reader)
             await self.writer.close()
         finally:
-            self.lock.release()
+            self._release()
             del OPEN[self.path]
             self.closed.set()
 
     def abandon(self) -> None:
         """Close what a loop that is gone left open."""
         del OPEN[self.path]
-        self.reader.close()
+        close(self.reader)
         self.writer.abandon()
-        self.lock.release()
+        self._release()
+
+    def _release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+
+def keep_folders(folder: Path) -> None:
+    """Make the names of a new store's folders durable: SQLite syncs the names in its folder, not the folder's own."""
+    for above in folder.parents:
+        with suppress(PermissionError):  # A folder that we may not even read was not made by us.
+            synced(above)
 
 
 async def join(path: str, url: str, node: Node) -> Store:

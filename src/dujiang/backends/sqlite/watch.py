@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dujiang.backends.sqlite.member import where_of
-from dujiang.data.database import TransactionHeld
+from dujiang.data.database import HELD_S_MAX, TransactionHeld
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05
 LOOKS_REPORTED = 2
-LOOKS_MAX = 20
+LOOKS_MAX = round(HELD_S_MAX / LOOK_S)
 
 logger = logging.getLogger("dujiang.sqlite")
 

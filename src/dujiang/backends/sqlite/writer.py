@@ -36,6 +36,7 @@ import apsw
 
 from dujiang.backends.sqlite.connection import Session
 from dujiang.backends.sqlite.errors import lost, translated
+from dujiang.backends.sqlite.file import close, is_guest, log_bytes_of
 from dujiang.backends.sqlite.line import Line
 from dujiang.backends.sqlite.log import Log
 from dujiang.backends.sqlite.member import ACTIVE, JOINED, NEW, OUT, WAITING, Group, Member
@@ -86,7 +87,7 @@ class Writer:
         self._due = asyncio.Event()
         self._threads = Threads(1, name="dujiang-sqlite")
         self._tasks = Tasks("sqlite")
-        self.log = Log(driver, self._threads)
+        self.log = Log(driver, self._threads, None if is_guest(url) else log_bytes_of(url))
         # A context of its own: what the writer does for all belongs to no caller's trace, deadline or simulated node.
         self._context = contextvars.Context()
         self._loop = asyncio.get_running_loop()
@@ -395,5 +396,5 @@ class Writer:
     def abandon(self) -> None:
         """Close the connection at once, as if the process had died; for a writer whose loop is gone."""
         self.driver.set_wal_hook(None)
-        self.driver.close()
+        close(self.driver)
         self._threads.close()

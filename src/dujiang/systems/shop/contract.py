@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from dujiang import Event, Id, Instant, Model, Money, key
 
 Status = Literal["pending", "reserved", "refused"]
-Sku = Annotated[str, Field(min_length=1, max_length=64, examples=["itemA"])]
-Quantity = Annotated[int, Field(ge=1, le=10_000, examples=[1])]
+Sku = Annotated[str, Field(min_length=1, max_length=64, examples=["itemA", "itemB"])]
+Quantity = Annotated[int, Field(ge=1, le=10_000, examples=[1, 2, 5])]
 Customer = Annotated[str, Field(min_length=1, max_length=64)] | int
 
 
@@ -24,7 +24,18 @@ class Line(Model):
 class NewOrder(Model):
     """An order to be placed: either `items`, or one `product_id` with its `quantity`."""
 
-    user_id: Customer = Field(examples=[123])
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": 123, "items": ["itemA", "itemB"]},
+                {"user_id": 123, "items": ["itemA", "itemB"], "total_amount": "100.00"},
+                {"user_id": 123, "items": [{"sku": "laptop", "quantity": 2}, "mouse"]},
+                {"user_id": "user_12345", "product_id": "prod_67890", "quantity": 2},
+            ]
+        }
+    )
+
+    user_id: Customer = Field(examples=[123, "user_12345"])
     items: Annotated[list[Sku | Line], Field(min_length=1, max_length=100)] | None = None
     product_id: Sku | None = None
     quantity: Quantity | None = None
@@ -81,7 +92,7 @@ class OrderView(Model):
 class StockLevel(Model):
     """How many of a product lie in the warehouse."""
 
-    on_hand: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    on_hand: Annotated[int, Field(ge=0, le=1_000_000_000, examples=[1000, 500, 200])]
 
 
 class StockView(Model):

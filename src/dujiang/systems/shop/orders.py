@@ -104,7 +104,7 @@ STOCK = select(stock.c.sku, stock.c.on_hand, stock.c.reserved, stock.c.pending).
 
 
 @shop.write("POST /api/v1/orders", aliases=("POST /orders/",))
-async def place_order(tx: Tx, body: NewOrder) -> OrderReceipt:
+async def place_order(tx: Tx, body: NewOrder) -> OrderReceipt | OutOfStock | UnknownProduct | TotalDiffers:
     """Accept an order that the stock covers; the reservation follows."""
     wanted = body.quantities()
     prices = {sku: await price_of(tx, sku) for sku in wanted}
@@ -121,6 +121,7 @@ async def place_order(tx: Tx, body: NewOrder) -> OrderReceipt:
     lines = [{"order_id": order_id, "sku": s, "quantity": q, "price": prices[s]} for s, q in wanted.items()]
     await tx.execute(ADD_LINE, lines if len(lines) > 1 else lines[0])
     tx.publish(OrderPlaced(order_id=order_id, user_id=user_id, total=total))
+    tx.forget(read_order, order_id)  # Somebody may have asked for it and been told that there is none.
     return OrderReceipt(
         order_id=order_id,
         status="pending",
@@ -155,6 +156,7 @@ async def reserve_stock(tx: Tx, event: OrderPlaced) -> None:
         for row in lines:
             await tx.execute(UNCLAIM, {"of": row.sku, "quantity": row.quantity})
     await tx.execute(DECIDE, {"of": event.order_id, "decided": "refused" if short else "reserved"})
+    tx.forget(read_order, event.order_id)
     if short:
         tx.publish(StockRefused(order_id=event.order_id, sku=short))
     else:
@@ -179,7 +181,7 @@ async def read_order(db: Read, order_id: Id) -> OrderView | None:
 
 
 @shop.write("PUT /_dj/shop/stock/{sku}")
-async def set_stock(tx: Tx, sku: str, body: StockLevel) -> StockView:
+async def set_stock(tx: Tx, sku: str, body: StockLevel) -> StockView | UnknownProduct | BelowReserved:
     """Set how many of a product lie in the warehouse."""
     change = update(stock).where(stock.c.sku == sku, stock.c.reserved <= body.on_hand).values(on_hand=body.on_hand)
     changed = (await tx.execute(change)).rowcount

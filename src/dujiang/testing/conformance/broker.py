@@ -10,23 +10,39 @@ what nothing runs yet. Each file holds one subject:
 
     broker.py           delivery, counting                    broker_publish.py   publishing, the relay
     broker_order.py     order of a key
-    broker_retry.py     retries and delays                    broker_dead.py      poison and dead letters
-    broker_leases.py    leases, fencing, stopping             broker_upkeep.py    parts, names, bells
+    broker_retry.py     retries and delays                    broker_dead.py      poison, what a letter keeps
+    broker_leases.py    leases, fencing, stopping             broker_letters.py   replay and discard
+    broker_clocks.py    wrong clocks                          broker_races.py     two who decide at once
+    broker_upkeep.py    parts, names, bells                   broker_crashes.py   whose process died
+    broker_gate.py      outages                               broker_contracts.py events that change
+    broker_versions.py  deploys that are taken back
+    jobs.py, jobs_ended.py    jobs, in the same work tables
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dujiang.kernel.clock import instant
 from dujiang.kernel.ids import uuid7
 from dujiang.kernel.tasks import all_of
+from dujiang.testing.clocks import JumpClock
+from dujiang.testing.conformance.broker_clocks import ClockCases
+from dujiang.testing.conformance.broker_contracts import ContractCases
+from dujiang.testing.conformance.broker_crashes import CrashCases
 from dujiang.testing.conformance.broker_dead import DeadCases
+from dujiang.testing.conformance.broker_gate import GateCases
 from dujiang.testing.conformance.broker_leases import LeaseCases
+from dujiang.testing.conformance.broker_letters import LetterCases
 from dujiang.testing.conformance.broker_order import OrderCases
 from dujiang.testing.conformance.broker_publish import PublishCases
+from dujiang.testing.conformance.broker_races import RaceCases
 from dujiang.testing.conformance.broker_retry import RetryCases
 from dujiang.testing.conformance.broker_upkeep import UpkeepCases
+from dujiang.testing.conformance.broker_versions import VersionCases
 from dujiang.testing.conformance.cases import case
+from dujiang.testing.conformance.jobs import JobCases
+from dujiang.testing.conformance.jobs_ended import EndedJobCases
 from dujiang.testing.conformance.stage import (
     COUNT_EFFECTS,
     QUICK,
@@ -43,7 +59,23 @@ if TYPE_CHECKING:
     from dujiang.testing.harness import World
 
 
-class BrokerConformance(PublishCases, OrderCases, RetryCases, DeadCases, LeaseCases, UpkeepCases):
+class BrokerConformance(
+    JobCases,
+    EndedJobCases,
+    PublishCases,
+    OrderCases,
+    RetryCases,
+    DeadCases,
+    LetterCases,
+    LeaseCases,
+    ClockCases,
+    RaceCases,
+    UpkeepCases,
+    CrashCases,
+    GateCases,
+    ContractCases,
+    VersionCases,
+):
     """All cases of the port `broker`. Subclass it; see the module's docstring."""
 
     @case("C10.1")
@@ -150,6 +182,24 @@ class BrokerConformance(PublishCases, OrderCases, RetryCases, DeadCases, LeaseCa
             assert await effects(world, "from_now") == [("a", 5)]
             assert stage.numbers("a", "from_beginning") == list(range(6))
             assert await effects(world, "first") == [("a", n) for n in range(6)]
+
+    @case("C14.time")
+    async def test_a_late_subscription_begins_at_a_time(self) -> None:
+        """A new reaction with a time gets what was published since then, in order, and what comes."""
+        stage, clock = Stage(), JumpClock()
+        stage.reaction("first")
+        async with self.playing(stage, clock=clock) as world:
+            await world.publish(*(Told(line="a", n=n) for n in range(3)))
+            clock.jump(60.0)
+            since = instant(world.runtime.node.clock.now_us())
+            await world.publish(*(Told(line="a", n=n) for n in range(3, 5)))
+            await world.settle()
+        stage.reaction("since_then", start=since, ordered=True)
+        async with self.playing(stage, clock=clock) as world:
+            await world.publish(Told(line="a", n=5))
+            await world.settle()
+
+            assert stage.numbers("a", "since_then") == [3, 4, 5]
 
     @case("C17")
     async def test_payloads_and_headers_arrive_as_they_were_sent(self) -> None:

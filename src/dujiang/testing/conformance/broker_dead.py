@@ -9,12 +9,7 @@ import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from dujiang.data.sql import Sql
-from dujiang.kernel.errors import Refusal
 from dujiang.kernel.ids import uuid7
-from dujiang.messaging.deadletter import DeadLetterUnknown
 from dujiang.messaging.message import received_text
 from dujiang.messaging.outbox import message_of
 from dujiang.messaging.verdict import Unfit, judged
@@ -27,7 +22,6 @@ from dujiang.testing.conformance.stage import (
     Told,
     append_raw,
     effects,
-    execute,
     fetch,
     until,
 )
@@ -225,91 +219,6 @@ class DeadCases(StageSuite):
             dropped = judged(replace(message, topic=None, payload=None), consumer.subscription, now_us)  # type: ignore[arg-type]
             assert isinstance(dropped, Unfit)
 
-    @case("C35.1")
-    async def test_a_letter_is_replayed_once_with_its_own_or_a_better_payload(self) -> None:
-        """A replay handles the message, a second replay finds no letter, and a given payload takes the place of the bad one."""
-        stage, broken = Stage(), [True]
-
-        async def fail_while_broken(*_: Any) -> None:
-            if broken[0]:
-                raise ValueError("broken")
-
-        stage.reaction(behave=fail_while_broken, retry=QUICK)
-        async with self.playing(stage) as world:
-            await world.publish(Told(line="a", n=1))
-            await append_raw(world, self.new_id(world, 1), b"bad")
-            await world.settle()
-            broken[0] = False
-            for letter in await world.runtime.deadletters.list():
-                payload = GOOD if letter.reason == "undecodable" else None
-                await world.runtime.deadletters.replay(letter.dead_id, payload)
-                with pytest.raises(DeadLetterUnknown):
-                    await world.runtime.deadletters.replay(letter.dead_id)
-            await world.settle()
-
-            assert await effects(world) == [("a", 1), ("good", 1)]
-
-    @case("C35.2")
-    async def test_a_letter_is_replayed_when_the_outbox_has_dropped_its_row(self) -> None:
-        """A letter carries its own copy of the message."""
-        stage, broken = Stage(), [True]
-
-        async def fail_while_broken(*_: Any) -> None:
-            if broken[0]:
-                raise ValueError("broken")
-
-        stage.reaction(ordered=True, behave=fail_while_broken, retry=QUICK)
-        async with self.playing(stage) as world:
-            await world.publish(Told(line="a", n=1))
-            await world.settle()
-            broken[0] = False
-            await self.drop_outbox(world)
-            (letter,) = await world.runtime.deadletters.list()
-            await world.runtime.deadletters.replay(letter.dead_id)
-            await world.settle()
-
-            assert await effects(world) == [("a", 1)]
-
-    @case("C36")
-    async def test_a_handled_message_is_handled_again_only_by_force(self) -> None:
-        """The replay of a letter whose message was handled already has no effect; with force it has one more."""
-        stage = Stage()
-        stage.reaction()
-        async with self.playing(stage) as world:
-            for n, forced in enumerate((False, True)):
-                message_id = self.new_id(world, n)
-                await append_raw(world, message_id, GOOD)
-                await world.settle()
-                await append_raw(world, message_id, b"bad")
-                await world.settle()
-                (letter,) = await world.runtime.deadletters.list()
-                await world.runtime.deadletters.replay(letter.dead_id, GOOD, force=forced)
-                await world.settle()
-
-            assert await effects(world) == [("good", 1)] * 3
-
-    @case("C37")
-    async def test_a_discard_releases_the_key(self) -> None:
-        """Once its dead event is discarded, a parked key goes on without it."""
-        stage = Stage()
-
-        async def fail_first(_: Tx, event: Told) -> None:
-            if event.n == 0:
-                raise Refused("no")
-
-        stage.reaction(ordered=True, behave=fail_first)
-        async with self.playing(stage) as world:
-            await world.publish(*(Told(line="a", n=n) for n in range(4)))
-            await world.settle()
-            parked = await effects(world)
-            (letter,) = await world.runtime.deadletters.list()
-            await world.runtime.deadletters.discard(letter.dead_id)
-            await world.settle()
-
-            assert (parked, letter.reason, letter.attempts) == ([], "stage_refused", 1)
-            assert stage.numbers("a") == [0, 1, 2, 3]
-            assert await fetch(world, "SELECT count(*) FROM dj_hold") == [(0,)]
-
     @case("C38")
     async def test_a_letter_keeps_what_is_needed_to_understand_it(self) -> None:
         """Headers with the trace id, attempts and error are kept; equal errors at one place have one fingerprint."""
@@ -380,16 +289,6 @@ class DeadCases(StageSuite):
     def new_id(self, world: World, n: int) -> bytes:
         """A message id of now."""
         return uuid7(world.runtime.node.clock.now_us(), n)
-
-    async def drop_outbox(self, world: World) -> None:
-        """Remove every row of the outbox."""
-        await execute(world.runtime, Sql("stage_drop", "DELETE FROM dj_outbox", "Drops what was published."))
-
-
-class Refused(Refusal):
-    """A reaction refuses."""
-
-    code = "stage_refused"
 
 
 class Unusual(BaseException):

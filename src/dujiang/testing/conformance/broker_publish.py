@@ -6,8 +6,11 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from dujiang.data.sql import Sql
 from dujiang.kernel.errors import Overloaded
 from dujiang.kernel.tasks import Tasks, all_of, outcomes_of
+from dujiang.messaging.outbox import backlog
+from dujiang.messaging.relay import BATCH
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.stage import (
@@ -150,7 +153,7 @@ class PublishCases(StageSuite):
                 await world.publish(Told(line="x", n=3))
 
                 async def passed() -> bool:
-                    return world.runtime.relay.owns and await gaps(world) == ["1", "2"]
+                    return world.runtime.relay.owns and await gaps(world) == ["1-2"]
 
                 await until(world, passed, "two open numbers")
             async with self.playing(stage) as world:
@@ -164,6 +167,53 @@ class PublishCases(StageSuite):
                 await until(world, closed, "no open number")
 
                 assert await effects(world) == [("late", 1), ("x", 3), ("x", 4)]
+
+    @case("C8.jump", needs="xid_horizon")
+    async def test_a_sequence_that_jumps_leaves_one_gap(self) -> None:
+        """A jump by a million costs one range and no backlog; what commits late inside it comes, and the rest is closed."""
+        stage, many = Stage(), 2 * BATCH + 200
+        stage.reaction()
+        async with self.playing(stage) as world:
+            tasks = Tasks("held")
+            held = [Held(tasks, world.runtime, [Told(line=f"{each}", n=n) for n in range(many)]) for each in "ab"]
+            for one in held:
+                await one.reached()
+            await fetch_jump(world, 1_000_000)
+            await world.publish(Told(line="x", n=1))
+
+            async def passed() -> bool:
+                return await effects(world) == [("x", 1)]
+
+            await until(world, passed, "the event beyond the jump")
+            noticed = await gaps(world)
+            await held[0].end(commit=False)
+            await held[1].end(commit=True)
+
+            async def closed() -> bool:
+                return await gaps(world) == [] and not any(await world.open_work())
+
+            await until(world, closed, "no gap")
+
+            assert noticed == [f"1-{2 * many + 1_000_000}"]
+            assert await effects(world) == sorted([*(("b", n) for n in range(many)), ("x", 1)])
+
+    @case("C66.jump", needs="xid_horizon")
+    async def test_a_sequence_that_jumps_is_no_backlog(self) -> None:
+        """Two events with three million numbers between them, in another part of the table, count as two."""
+        stage = Stage()
+        stage.reaction()
+        async with self.playing(stage) as world:
+            await world.runtime.relay.stop()
+            await world.publish(Told(line="a", n=1))
+            await fetch_jump(world, 3_000_000)
+            await world.publish(Told(line="a", n=2))
+
+            assert (await backlog(world.runtime.database, 1_000_000))[0] == 2
+            assert (await backlog(world.runtime.database, 1))[0] == 2
+        async with self.playing(stage) as world:
+            await world.settle()
+
+            assert await effects(world) == [("a", 1), ("a", 2)]
 
     @case("C9")
     async def test_events_of_one_transaction_keep_their_order(self) -> None:
@@ -224,7 +274,13 @@ async def write_some(world: World, writer: int) -> list[tuple[str, int]]:
     return committed
 
 
+async def fetch_jump(world: World, by: int) -> None:
+    """Move the outbox's sequence ahead."""
+    jump = Sql("stage_jump", "SELECT setval('dj_outbox_seq', nextval('dj_outbox_seq') - 1 + $1::bigint)", "Jumps.")
+    await world.runtime.database.statement(jump, by)
+
+
 async def gaps(world: World) -> list[str]:
-    """The relay's open numbers."""
+    """The relay's gaps, as they are stored."""
     text = (await fetch(world, "SELECT gaps FROM dj_relay"))[0][0]
     return text.split(",") if text else []

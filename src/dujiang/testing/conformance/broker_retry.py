@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.errors import Overloaded
 from dujiang.messaging.work import claim_free
-from dujiang.resilience.retry import Retry
+from dujiang.resilience.retry import Retry, Snooze
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.stage import Stage, StageSuite, Told, effects, fetch, until
@@ -126,6 +127,62 @@ class RetryCases(StageSuite):
             run_at = await failed(world, 1)
 
             assert run_at >= stage.runs[0].now_us + 9_000_000
+
+    @case("C29.snooze")
+    async def test_a_snooze_comes_back_in_time_and_costs_no_attempt(self) -> None:
+        """Put off more often than attempts are allowed, an event is handled in the end, never early; its writes were undone."""
+        stage, clock, times = Stage(), JumpClock(), 3
+
+        async def put_off(*_: Any) -> None:
+            if len(stage.runs) <= times:
+                raise Snooze("10s", "too early")
+
+        stage.reaction(behave=put_off, ordered=True, retry=Retry(attempts=1))
+        async with self.playing(stage, clock=clock) as world:
+            await world.publish(Told(line="a", n=1), Told(line="a", n=2))
+            for run in range(1, times + 1):
+                await until(world, ran(stage, run), f"run {run}")
+                run_at = await put_back(world)
+
+                assert run_at - stage.runs[-1].now_us >= 10_000_000
+                clock.jump_to(run_at)
+                world.runtime.bells.ring_all()
+            await world.settle()
+
+            assert [run.n for run in stage.runs] == [1] * (times + 1) + [2]
+            assert all(later.now_us - run.now_us >= 10_000_000 for run, later in pairwise(stage.runs[: times + 1]))
+            assert await fetch(world, "SELECT state, attempts FROM dj_outcome") == [(1, 1)] * 2
+            assert await effects(world) == [("a", 1), ("a", 2)]
+
+    @case("C29.age")
+    async def test_a_snooze_is_bounded_by_age(self) -> None:
+        """What is put off beyond its greatest age is dead, with that reason."""
+        stage, clock = Stage(), JumpClock()
+
+        async def put_off(*_: Any) -> None:
+            clock.jump(3.0)
+            raise Snooze("1ms")
+
+        stage.reaction(behave=put_off, retry=Retry(attempts=1, max_age="4s"))
+        async with self.playing(stage, clock=clock) as world:
+            await world.publish(Told(line="a", n=1))
+            await world.settle()
+            (letter,) = await world.runtime.deadletters.list()
+
+            assert (letter.reason, letter.attempts, len(stage.runs)) == ("age", 1, 2)
+
+
+async def put_back(world: World) -> int:
+    """Wait until the first event waits for its time with no attempt counted; when that is, microseconds."""
+    found: list[tuple[Any, ...]] = []
+
+    async def waits() -> bool:
+        found[:] = await fetch(world, "SELECT run_at, attempt FROM dj_ready ORDER BY seq")
+        return len(found) == 2 and not await fetch(world, "SELECT 1 FROM dj_running")
+
+    await until(world, waits, "both events to wait")
+    assert found[0][1] == 0
+    return int(found[0][0])
 
 
 async def fail(*_: Any) -> None:

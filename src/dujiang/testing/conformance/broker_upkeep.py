@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dujiang.data.sql import Sql
+from dujiang.kernel.ids import uuid7
 from dujiang.kernel.tasks import Tasks
+from dujiang.messaging.catalogue import NamesStranded
 from dujiang.messaging.outbox import needed_from
 from dujiang.messaging.partitions import CHILDREN, DAY_US
-from dujiang.messaging.subscription import NamesStranded
 from dujiang.telemetry.tracing import span
 from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import case
@@ -21,6 +25,7 @@ from dujiang.testing.conformance.stage import (
     Stage,
     StageSuite,
     Told,
+    append_raw,
     effects,
     execute,
     fetch,
@@ -30,6 +35,7 @@ from dujiang.testing.conformance.stage import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dujiang.data.database import Connection
     from dujiang.messaging.tx import Tx
     from dujiang.testing.harness import World
 
@@ -135,6 +141,38 @@ class UpkeepCases(StageSuite):
             assert await fetch(world, "SELECT count(*) FROM dj_outcome") == [(0,)]
             assert await fetch(world, "SELECT count(*) FROM dj_inbox") == [(0,)]
 
+    @case("C64.blocks", needs="partitions")
+    async def test_dropping_a_part_waits_for_nobody(self) -> None:
+        """While a long report reads old parts, a cleaning leaves them and stops nobody; afterwards they go."""
+        stage, clock, tasks = Stage(), JumpClock(), Tasks("report")
+        reads, leave = asyncio.Event(), asyncio.Event()
+        stage.reaction()
+        async with self.playing(stage, clock=clock) as world:
+
+            async def report(connection: Connection) -> None:
+                await connection.fetch(Sql("stage_report", "SELECT count(*) FROM dj_outcome", "Counts."))
+                await connection.fetch(Sql("stage_report", "SELECT count(*) FROM dj_inbox", "Counts."))
+                reads.set()
+                await leave.wait()
+
+            await world.publish(*(Told(line=str(n), n=n) for n in range(5)))
+            await world.settle()
+            clock.jump(40 * DAY_US / 1e6)
+            await world.runtime.cleaner.prepare()
+            reading = tasks.spawn(world.runtime.database.write(report), name="report")
+            await reads.wait()
+            cleaning = tasks.spawn(world.runtime.cleaner.clean(), name="cleaning")
+            await world.publish(*(Told(line=str(n), n=n) for n in range(5, 10)))
+            await world.settle(within_s=8.0)  # Below the limit of a lock, after which a cleaning gave up in any case.
+            await cleaning
+            before = await fetch(world, "SELECT count(*) FROM dj_outcome")
+            leave.set()
+            await reading
+            await world.runtime.cleaner.clean()
+
+            assert (before, await fetch(world, "SELECT count(*) FROM dj_outcome")) == ([(10,)], [(5,)])
+            assert await effects(world) == sorted((str(n), n) for n in range(10))
+
     @case("C67.names")
     async def test_a_stored_name_without_code_is_asked_about(self) -> None:
         """A start is refused while work of a vanished reaction would be stranded; a renamed one goes on where it was."""
@@ -146,11 +184,7 @@ class UpkeepCases(StageSuite):
             (consumer,) = world.runtime.consumers
             await consumer.stop()
             await world.publish(*(Told(line="a", n=n) for n in range(5)))
-
-            async def routed() -> bool:
-                return await fetch(world, "SELECT count(*) FROM dj_ready") == [(5,)]
-
-            await until(world, routed, "the events routed")
+            await until(world, lambda: passed_on(world), "the events passed on")
         with pytest.raises(NamesStranded) as refused:
             async with self.playing(vanished):
                 pass
@@ -170,11 +204,7 @@ class UpkeepCases(StageSuite):
             (consumer,) = world.runtime.consumers
             await consumer.stop()
             await world.publish(*(Told(line="a", n=n) for n in range(5)))
-
-            async def routed() -> bool:
-                return await fetch(world, "SELECT count(*) FROM dj_ready") == [(5,)]
-
-            await until(world, routed, "the events routed")
+            await until(world, lambda: passed_on(world), "the events passed on")
         async with self.playing(after, renamed={"stage.gone": None}) as world:
             await world.publish(Told(line="b", n=1))
             await world.settle()
@@ -224,6 +254,69 @@ class UpkeepCases(StageSuite):
         assert {one.context.trace_id for one in (first, second)} == {root.context.trace_id}
         assert chain(spans, first.context.span_id)[-1] == "request"
         assert chain(spans, second.context.span_id).count("react") == 2
+
+    @pytest.mark.parametrize("options", [{}, {"batch": 16}], ids=["grouped", "batched"])
+    @case("C62.group")
+    async def test_traced_events_share_commits_and_keep_their_traces(self, exported: Any, options: Any) -> None:
+        """With a tracer quick events share commits as without one; each has one span, in the trace that published it."""
+        stage, count = Stage(), 60
+
+        async def tell_on(tx: Tx, event: Told) -> None:
+            if event.line == "a":
+                tx.publish(Told(line="b", n=event.n))
+
+        stage.reaction(behave=tell_on, concurrency=2, **options)
+        async with self.playing(stage) as world:
+            await world.runtime.relay.stop()
+            for n in range(count):
+                with span("request", n=n):
+                    await world.publish(Told(line="a", n=n))
+        async with self.playing(stage) as world:
+            await world.settle()
+        spans = exported.get_finished_spans()
+        reacts = [one for one in spans if one.name == "react"]
+        groups = {one.context.span_id for one in spans if one.name == "react.group"}
+        requests = {one.context.trace_id for one in spans if one.name == "request"}
+
+        each = Counter(one.context.trace_id for one in reacts)
+        assert each.keys() == requests
+        assert 0 < len(groups) < len(reacts) / 3
+        assert all(chain(spans, one.context.span_id)[-1] == "request" for one in reacts)
+        shared = {one.context.span_id for one in spans if one.parent is not None and one.parent.span_id in groups}
+        assert {link.context.span_id for one in reacts for link in one.links} <= shared
+        assert sum(len(one.links) for one in reacts) > count
+        if not options:
+            assert min(each.values()) == 2
+
+    @case("C62.untraced")
+    async def test_trace_ids_travel_through_shared_commits_without_a_tracer(self) -> None:
+        """What a handler publishes carries the trace id of its own event, also when many share a commit."""
+        stage, count = Stage(), 60
+
+        async def tell_on(tx: Tx, event: Told) -> None:
+            if event.line == "a":
+                tx.publish(Told(line="b", n=event.n))
+
+        stage.reaction(behave=tell_on, concurrency=2)
+        async with self.playing(stage) as world:
+            await world.runtime.relay.stop()
+            for n in range(count):
+                trace = f"00-{n + 1:032x}-{1:016x}-01"
+                payload = b'{"line":"a","n":%d}' % n
+                message_id = uuid7(world.runtime.node.clock.now_us(), n)
+                await append_raw(world, message_id, payload, headers=f'{{"traceparent":"{trace}"}}')
+        async with self.playing(stage) as world:
+            await world.settle()
+            rows = await fetch(world, "SELECT payload, headers FROM dj_outbox WHERE okey = 'b'")
+            told = {json.loads(bytes(row[0]))["n"]: json.loads(row[1])["traceparent"].split("-")[1] for row in rows}
+
+            assert told == {n: f"{n + 1:032x}" for n in range(count)}
+
+
+async def passed_on(world: World) -> bool:
+    """Whether the relay has passed everything on; what nobody receives then waits, in the store or in the broker."""
+    behind = "SELECT count(*) FROM dj_outbox WHERE seq > (SELECT floor_seq FROM dj_relay WHERE relay_id = 1)"
+    return await fetch(world, behind) == [(0,)]
 
 
 async def drop_parts(world: World, tables: tuple[str, ...] = PARTS) -> None:

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# What a case needs that is about a process which really starts and dies: a simulation kills for the sake of it, and its code
+# is the same from the beginning to the end.
+REAL = "a real process"
+
 
 def case(number: str, *, needs: str = "") -> Callable[[F], F]:
-    """Number a test; `needs` names the capability without which it has no meaning."""
+    """Number a test; `needs` names the capability without which it has no meaning, or REAL."""
 
     def numbered(test: F) -> F:
         test.__dict__["case"] = (number, needs)
@@ -34,14 +38,14 @@ class Suite:
 
     excluded: ClassVar[dict[str, str]] = {}
 
-    def __init_subclass__(cls, *, capabilities: Any = None, **rest: Any) -> None:
-        """Take the cases out that the capabilities exclude."""
+    def __init_subclass__(cls, *, capabilities: Any = None, simulated: bool = False, **rest: Any) -> None:
+        """Take the cases out that the capabilities exclude, or the simulation."""
         super().__init_subclass__(**rest)
         if capabilities is None:
             return
         cls.excluded = {}
         for name in dir(cls):
             number, needs = getattr(getattr(cls, name), "case", ("", ""))
-            if needs and not getattr(capabilities, needs):
+            if needs and (simulated if needs == REAL else not getattr(capabilities, needs)):
                 cls.excluded[number] = needs
                 setattr(cls, name, None)

@@ -26,12 +26,13 @@ from dujiang.kernel.tasks import Tasks, all_of, outcomes_of
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.connection import ADD, ALL, GET, RAISE, WRONG, pairs, stored
 from dujiang.testing.conformance.load import LoadCases
+from dujiang.testing.conformance.meanings import MeaningCases
 
 if TYPE_CHECKING:
     from dujiang.data.database import Connection, Database
 
 
-class DatabaseConformance(LoadCases):
+class DatabaseConformance(LoadCases, MeaningCases):
     """All cases of the port `database`. Subclass it; see the module's docstring."""
 
     @case("D1.1")

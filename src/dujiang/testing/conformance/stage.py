@@ -28,13 +28,17 @@ from dujiang.kernel.clock import Clock, SystemClock
 from dujiang.kernel.context import changed, entered
 from dujiang.kernel.entropy import SystemEntropy
 from dujiang.kernel.node import Node
+from dujiang.kernel.simulation import Simulation
 from dujiang.kernel.tasks import Tasks
+from dujiang.messaging.broker import Feed
 from dujiang.messaging.message import Event, key
+from dujiang.messaging.subscription import Subscription
 from dujiang.messaging.tx import Tx
-from dujiang.messaging.work import orphaned_leases, release_lease
+from dujiang.messaging.work import KeyCursor, give_back, orphaned_leases, release_lease
 from dujiang.module import Module
 from dujiang.resilience.retry import Retry
 from dujiang.settings import Settings
+from dujiang.testing.clocks import JumpClock
 from dujiang.testing.conformance.cases import Suite
 from dujiang.testing.harness import World
 
@@ -101,7 +105,7 @@ class Stage:
     _in_flight: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def reaction(self, name: str = "hear", behave: Behave | None = None, **options: Any) -> None:
-        """Add a reaction to Told; `behave` runs after its effect was written."""
+        """Add a reaction to Told, or to `event`; `behave` runs after its effect was written."""
         self._declared.append((name, behave, options))
 
     def app(self, *, renamed: Mapping[str, str | None] | None = None) -> App:
@@ -112,7 +116,13 @@ class Stage:
         return App(modules=[module], renamed=renamed)
 
     def _declare(self, module: Module, name: str, behave: Behave | None, options: dict[str, Any]) -> None:
-        if options.get("batch"):
+        if options.get("event") is Aside:
+
+            @module.react(Aside, name=name)
+            async def hear_aside(tx: Tx, event: Aside) -> None:
+                await tx.fetch(ADD, name, "", event.n)
+
+        elif options.get("batch"):
 
             @module.react(Told, name=name, **options)
             async def hear_all(tx: Tx, events: list[Told]) -> None:
@@ -144,12 +154,21 @@ class Stage:
 
 @asynccontextmanager
 async def playing(
-    app: App, url: str, folder: Path, clock: Clock | None = None, **settings: Any
+    app: App,
+    url: str,
+    folder: Path,
+    clock: Clock | None = None,
+    *,
+    simulation: Simulation | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
-    """A running copy of a stage's app."""
+    """A running copy of a stage's app, on a simulated machine if one is given."""
     entropy = SystemEntropy()
-    node = Node(name=f"stage-{entropy.secret(4).hex()}", clock=clock or SystemClock(), entropy=entropy)
+    name = f"stage-{entropy.secret(4).hex()}"
+    node = Node(name=name, clock=clock or SystemClock(), entropy=entropy, simulation=simulation)
     runtime = Runtime(app, Settings(database=url, data=folder, **settings), node)
+    if isinstance(clock, JumpClock):
+        runtime.clock.look = clock.carry(runtime.clock.look)
     async with runtime:
         await execute(runtime, MAKE)
         yield World(runtime)
@@ -225,7 +244,16 @@ class Held:
 
 async def new_process(world: World) -> ProcessLease:
     """The lease of one more process on the same store; stop it at the end."""
-    lease = ProcessLease(world.runtime.node, world.runtime.database, "", release_lease, lambda: None, orphaned_leases)
+    runtime = world.runtime
+    lease = ProcessLease(
+        runtime.node,
+        runtime.database,
+        "",
+        release_lease,
+        lambda: None,
+        orphaned=orphaned_leases,
+        clock=runtime.clock,
+    )
     await lease.start()
     return lease
 
@@ -236,15 +264,46 @@ class StageSuite(Suite):
     Attributes:
         url: The store of this test, empty at its beginning.
         folder: A folder of this test.
+        broker_url: The broker of this test.
+        simulation: The machine on which its copies run; None = a real one.
     """
 
     url: str
     folder: Path
+    broker_url: str = "database:"
+    simulation: Simulation | None = None
 
     def playing(self, stage: Stage, **options: Any) -> AbstractAsyncContextManager[World]:
         """A running copy of the stage's app on this test's store."""
         renamed = options.pop("renamed", None)
+        options.setdefault("broker", self.broker_url)
+        options.setdefault("simulation", self.simulation)
         return playing(stage.app(renamed=renamed), options.pop("url", self.url), self.folder, **options)
+
+    async def routed(self, world: World, sub_id: int, subscription: Subscription, count: int) -> None:
+        """Return once so many events wait in the store for a subscription that nobody serves, none of them claimed.
+
+        A broker outside the store does not put them there by itself: they are received as the consumer would, and
+        given back.
+        """
+        broker, process = world.runtime.broker, world.runtime.process
+        topic = subscription.event.event_name
+        feed = Feed(sub_id=sub_id, topic=topic, ordered=subscription.ordered, prefetch=1000)
+        if not broker.capabilities.in_store:
+            await broker.attend(feed, lambda: None)
+
+        async def there() -> bool:
+            if not broker.capabilities.in_store:
+                cursor = KeyCursor() if feed.ordered else None
+                received = await broker.receive(sub_id, process.lease, 1000, cursor)
+                for claim in received.claims:
+                    await give_back(world.runtime.database, subscription.name, claim, 0, forget_attempt=True)
+            return (await world.open_work())[0] == 0 and await fetch(
+                world, "SELECT count(*) FROM dj_ready WHERE sub_id = $1", sub_id
+            ) == [(count,)]
+
+        await until(world, there, f"{count} events routed", within_s=60.0)
+        await broker.leave(sub_id)
 
 
 RAW_MANY_WRITERS = Sql(

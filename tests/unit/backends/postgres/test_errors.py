@@ -20,6 +20,7 @@ from dujiang.data.database import (
     TransactionHeld,
     WriteInRead,
 )
+from dujiang.data.values import ColumnRefused
 from dujiang.kernel.errors import DeadlinePassed
 
 URL = "postgresql://host/name"
@@ -49,7 +50,8 @@ def of_server(state: str, **fields: str) -> Exception:
         ("28P01", DatabaseRefused),
         ("3D000", DatabaseRefused),
         ("42601", StatementFailed),
-        ("22012", StatementFailed),
+        ("22012", ColumnRefused),
+        ("54000", ColumnRefused),
         ("XX000", StatementFailed),
     ],
 )
@@ -81,7 +83,7 @@ def test_a_constraint_has_a_kind_and_a_name(state: str, kind: str) -> None:
         (asyncpg.InterfaceError("connection is closed"), DatabaseUnreachable),
         (asyncpg.InterfaceError("cannot perform operation: another operation is in progress"), StatementsOverlap),
         (asyncpg.InterfaceError("the server expects 2 arguments"), StatementFailed),
-        (asyncpg.DataError("invalid input for query argument $1"), StatementFailed),
+        (asyncpg.DataError("invalid input for query argument $1"), ColumnRefused),
         (asyncpg.InvalidCachedStatementError("cached plan"), Conflict),
         (ValueError("of a codec"), StatementFailed),
     ],

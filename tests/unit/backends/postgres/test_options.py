@@ -16,6 +16,21 @@ def test_our_options_are_taken_out_and_the_drivers_stay() -> None:
     assert found.dsn == "postgresql://u:p@h:1/d?sslmode=require"
 
 
+def test_several_hosts_are_told_apart() -> None:
+    """Each host has an address of its own with the common login; the whole one asks the driver for the primary."""
+    found = address("postgresql://u:p@a:1,[::1]:2,c/d?target_session_attrs=read-write&sslmode=require")
+
+    assert [host.dsn for host in found.hosts] == [
+        "postgresql://u:p@a:1/d?sslmode=require",
+        "postgresql://u:p@[::1]:2/d?sslmode=require",
+        "postgresql://u:p@c/d?sslmode=require",
+    ]
+    assert [host.shown for host in found.hosts] == ["a:1", "[::1]:2", "c"]
+    assert found.shown == "postgresql://u@a:1,[::1]:2,c/d"
+    assert found.dsn == "postgresql://u:p@a:1,[::1]:2,c/d?sslmode=require&target_session_attrs=primary"
+    assert "p@" not in repr(found) + repr(found.hosts)
+
+
 def test_the_password_is_not_shown() -> None:
     """Neither the shown form nor the repr holds it, also when it holds an at sign in disguise."""
     found = address("postgresql+asyncpg://user:s%40cret@host:5432/name?password=secret2")
@@ -32,6 +47,8 @@ def test_the_password_is_not_shown() -> None:
         ("postgresql://h/d?pool_size=0", "not above zero"),
         ("postgresql://h/d?lock_timeout=10", "lock_timeout='10' is not a duration such as 30s"),
         ("mysql://h/d", "scheme 'mysql'"),
+        ("postgresql://a,b/d?target_session_attrs=any", "target_session_attrs='any' names servers that take no writes"),
+        ("postgresql:///d?host=a,b", "several hosts stand in the option `host`"),
     ],
 )
 def test_an_option_without_meaning_is_refused(url: str, what: str) -> None:

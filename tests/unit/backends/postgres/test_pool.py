@@ -37,11 +37,12 @@ class Maker:
 
     def __init__(self) -> None:
         self.made: list[Plug] = []
-        self.fails = 0
+        self.fails = self.asked = 0
         self.gate: asyncio.Event | None = None
 
     async def __call__(self) -> Any:
         """A new plug."""
+        self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.fails:
@@ -193,8 +194,8 @@ async def test_a_connection_that_cannot_be_made_costs_no_place() -> None:
     assert isinstance(second, Plug)
 
 
-async def test_a_caller_cancelled_while_its_connection_is_made_costs_no_place() -> None:
-    """The place goes to the next in line."""
+async def test_a_caller_cancelled_while_its_connection_is_made_leaves_it_to_the_next() -> None:
+    """The connection is not broken off half made; the next in line gets it."""
     maker, tasks = Maker(), Tasks("test")
     pool = new_pool(maker, size=1)
     maker.gate = asyncio.Event()
@@ -206,7 +207,23 @@ async def test_a_caller_cancelled_while_its_connection_is_made_costs_no_place() 
     await outcomes_of(trying)
     maker.gate.set()
 
-    assert isinstance(await waiting, Plug)
+    given: Any = await waiting
+    assert given is maker.made[0]
+    assert len(maker.made) == maker.asked == 1
+
+
+async def test_a_deadline_ends_the_wait_for_a_connection_and_not_its_making() -> None:
+    """The caller is told in time, and the connection serves the next one."""
+    maker, node = Maker(), Node.system("test")
+    pool = new_pool(maker, size=1)
+    maker.gate = asyncio.Event()
+    with entered(Context(node, deadline=node.clock.monotonic() + 0.01)), pytest.raises(DeadlinePassed):
+        await pool.take()
+    maker.gate.set()
+
+    given: Any = await pool.take()
+    assert given is maker.made[0]
+    assert maker.asked == 1
 
 
 async def test_stop_waits_for_holders_and_closes_everything() -> None:

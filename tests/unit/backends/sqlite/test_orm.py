@@ -16,8 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dujiang.backends.sqlite.dialect import sync_engine
-from dujiang.data.database import DatabaseRefused, StatementFailed, StoreInUse, TransactionFailed, WriteInRead
+from dujiang.data.database import (
+    DatabaseRefused,
+    IntegrityFailed,
+    StatementFailed,
+    StoreInUse,
+    TransactionFailed,
+    WriteInRead,
+)
 from dujiang.data.sql import Sql
+from dujiang.data.values import ColumnRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,14 +83,14 @@ class TestSession:
         assert await items(database) == [(1, 10), (2, 20)]
 
     async def test_an_integrity_error_in_a_nested_block_spares_the_rest(self, database: SqliteDatabase) -> None:
-        """SQLAlchemy's own IntegrityError comes out of a nested block, and the transaction goes on."""
+        """The port's error comes out of a nested block, as on PostgreSQL, and the transaction goes on."""
 
         async def body(connection: Connection) -> None:
             async with AsyncSession(connection.orm_engine()) as session:
                 session.add(Item(id=1, n=1))
                 await session.flush()
                 session.expunge_all()
-                with pytest.raises(sa.exc.IntegrityError, match=r"UNIQUE constraint failed: item\.id"):
+                with pytest.raises(IntegrityFailed, match=r"UNIQUE constraint failed: item\.id"):
                     async with session.begin_nested():
                         session.add(Item(id=1, n=2))
                 session.add(Item(id=3, n=3))
@@ -97,7 +105,7 @@ class TestSession:
 
         async def body(connection: Connection) -> None:
             async with connection.orm_connection() as orm:
-                with pytest.raises(sa.exc.ProgrammingError):
+                with pytest.raises(StatementFailed, match="no_such_table"):
                     await orm.execute(sa.text("SELECT * FROM no_such_table"))
                 with pytest.raises(TransactionFailed):
                     await orm.execute(sa.text("SELECT 1"))
@@ -261,7 +269,7 @@ class TestSyncEngine:
             sync_engine(tmp_path / "text.db").connect()
 
     async def test_many_parameters_that_do_not_fit_are_told(self, database: SqliteDatabase) -> None:
-        """A value that no column can hold is the statement's error, not Python's."""
+        """A value that no column can hold is refused in our words, not Python's."""
         for value in (2**64, "\ud800", object()):
-            with pytest.raises(StatementFailed):
+            with pytest.raises(ColumnRefused):
                 await database.statement(ADD, 1, value)

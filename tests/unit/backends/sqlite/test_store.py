@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from dujiang.backends.sqlite import log
+from dujiang.backends.sqlite import file, store
 from dujiang.backends.sqlite.database import SqliteDatabase
 from dujiang.backends.sqlite.file import open_reader, open_writer, path_of
 from dujiang.backends.sqlite.store import OPEN
@@ -72,6 +72,27 @@ def stat_of(path: str) -> os.stat_result | None:
 async def ids(database: SqliteDatabase) -> set[int]:
     """All ids in the table."""
     return {row[0] for row in await database.statement(IDS)}
+
+
+class TestFolders:
+    async def test_the_name_of_a_new_folder_is_made_durable(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A store in a folder that was just made does not vanish with it: every folder above is synced, once."""
+        seen: list[str | Path] = []
+        as_shipped = file.synced
+
+        def synced(path: str | Path) -> None:
+            seen.append(path)
+            as_shipped(path)
+
+        monkeypatch.setattr(store, "synced", synced)
+        for _ in range(2):
+            database = database_at(tmp_path / "new" / "deep" / "app.db")
+            await database.start()
+            await database.stop()
+
+        assert seen == [tmp_path / "new", tmp_path, *tmp_path.parents]
 
 
 class TestOwnership:
@@ -206,7 +227,7 @@ class TestOpening:
 class TestLog:
     async def test_the_log_is_copied_when_it_has_grown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Many writes leave a log of bounded size, and none after a stop."""
-        monkeypatch.setattr(log, "COPIED_AT_BYTES", 200_000)
+        monkeypatch.setattr(file, "LOG_COPIED_AT_BYTES", 200_000)
         database = database_at(tmp_path / "app.db")
         await database.start()
         await database.statement(TABLE)

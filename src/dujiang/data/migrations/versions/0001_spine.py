@@ -47,10 +47,11 @@ TABLES = (
        crashes INTEGER NOT NULL, headers TEXT NOT NULL, payload {bytes} NOT NULL)""",
     """CREATE INDEX dj_dead_subscription ON dj_dead (sub_id, fingerprint)""",
     """CREATE TABLE dj_hold (sub_id INTEGER NOT NULL, okey {key} NOT NULL, since_us BIGINT NOT NULL, dead_id BIGINT NOT NULL,
-       PRIMARY KEY (sub_id, okey))""",
+       PRIMARY KEY (sub_id, okey, dead_id))""",
     """CREATE INDEX dj_hold_dead ON dj_hold (dead_id)""",
     """CREATE TABLE dj_idempotency (scope {key} NOT NULL, okey {key} NOT NULL, fingerprint {bytes} NOT NULL, status INTEGER NOT NULL,
-       headers TEXT NOT NULL, body {bytes} NOT NULL, expires_us BIGINT NOT NULL, PRIMARY KEY (scope, okey)){without} {hot}""",
+       headers TEXT NOT NULL, body {bytes} NOT NULL, fingerprint_version INTEGER NOT NULL, expires_us BIGINT NOT NULL,
+       PRIMARY KEY (scope, okey)){without} {hot}""",
     """CREATE INDEX dj_idempotency_expires ON dj_idempotency (expires_us)""",
 )
 ONE_WRITER = (

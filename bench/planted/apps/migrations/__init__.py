@@ -1,0 +1,1 @@
+"""The migrations of the planted applications, one package for each."""

@@ -1,0 +1,12 @@
+"""Bugs: the table of all planted bugs; `plant.py` puts one into a copy of the product."""
+
+from __future__ import annotations
+
+from bench.planted.bug import Bug
+from bench.planted.messages import MESSAGES
+from bench.planted.modules import MODULES
+from bench.planted.writing import WRITING
+
+__all__ = ["BUGS", "Bug"]
+
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES)

@@ -1,0 +1,1 @@
+"""RabbitMQ: the port `broker` on aiormq, and a model of it for the simulation."""

@@ -1,0 +1,1 @@
+"""RabbitMQ as a drill has it: a model in memory that all simulated machines share."""

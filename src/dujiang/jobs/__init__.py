@@ -1,0 +1,1 @@
+"""Jobs: durable work outside any transaction, with progress, a result, and an end that is counted."""

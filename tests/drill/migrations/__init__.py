@@ -1,0 +1,1 @@
+"""The migrations of the apps in `tests.drill.apps`."""
