@@ -27,15 +27,18 @@ if TYPE_CHECKING:
     from dujiang.messaging.tx import Read, Tx
     from dujiang.module import Module
     from dujiang.resilience.retry import Retry, Snooze
+    from dujiang.saga.definition import Saga, Step, Wait
+    from dujiang.saga.outcome import Failed, Ok, Unknown
+    from dujiang.saga.view import SagaView, saga_of
     from dujiang.settings import Settings
     from dujiang.telemetry.crash import sometimes
 
 HOME = {
-    "App": "dujiang.app",
     "Call": "dujiang.messaging.call",
     "Client": "dujiang.gateway.client",
     "DujiangError": "dujiang.kernel.errors",
     "Event": "dujiang.messaging.message",
+    "Failed": "dujiang.saga.outcome",
     "Id": "dujiang.data.types",
     "Instant": "dujiang.data.types",
     "Job": "dujiang.jobs.job",
@@ -45,26 +48,67 @@ HOME = {
     "Model": "dujiang.data.types",
     "Module": "dujiang.module",
     "Money": "dujiang.data.types",
+    "Ok": "dujiang.saga.outcome",
     "Read": "dujiang.messaging.tx",
     "Refusal": "dujiang.kernel.errors",
     "Retry": "dujiang.resilience.retry",
     "Runtime": "dujiang.app.runtime",
+    "Saga": "dujiang.saga.definition",
+    "SagaView": "dujiang.saga.view",
     "Scale": "dujiang.data.types",
     "Settings": "dujiang.settings",
     "Snooze": "dujiang.resilience.retry",
+    "Step": "dujiang.saga.definition",
     "Transaction": "dujiang.app.attach",
     "Tx": "dujiang.messaging.tx",
+    "Unknown": "dujiang.saga.outcome",
+    "Wait": "dujiang.saga.definition",
     "key": "dujiang.messaging.message",
     "now": "dujiang.kernel.context",
     "random": "dujiang.kernel.context",
+    "saga_of": "dujiang.saga.view",
     "sleep": "dujiang.kernel.context",
     "sometimes": "dujiang.telemetry.crash",
+    "App": "dujiang.app",
 }
 
 __all__ = [
-    "App", "Call", "Client", "DujiangError", "Event", "Id", "Instant", "Job", "JobRef", "JobView", "Json", "Model",
-    "Module", "Money", "Read", "Refusal", "Retry", "Runtime", "Scale", "Settings", "Snooze", "Transaction", "Tx",
-    "key", "now", "random", "sleep", "sometimes",
+    "App",
+    "Call",
+    "Client",
+    "DujiangError",
+    "Event",
+    "Failed",
+    "Id",
+    "Instant",
+    "Job",
+    "JobRef",
+    "JobView",
+    "Json",
+    "Model",
+    "Module",
+    "Money",
+    "Ok",
+    "Read",
+    "Refusal",
+    "Retry",
+    "Runtime",
+    "Saga",
+    "SagaView",
+    "Scale",
+    "Settings",
+    "Snooze",
+    "Step",
+    "Transaction",
+    "Tx",
+    "Unknown",
+    "Wait",
+    "key",
+    "now",
+    "random",
+    "saga_of",
+    "sleep",
+    "sometimes",
 ]  # fmt: skip
 
 

@@ -5,9 +5,6 @@
     @shop.write("POST /api/v1/orders")
     async def place_order(tx: Tx, body: NewOrder) -> OrderView: ...
 
-    @shop.react(OrderPlaced, ordered=True)
-    async def count_sale(tx: Tx, event: OrderPlaced) -> None: ...
-
     app = App(modules=[shop])
 
 A decorated function stays callable: inside an open transaction, `await place_order(tx, body)`. What cannot hold is refused
@@ -17,21 +14,18 @@ here, at import, with the cure: an untyped handler, an ordered reaction to an ev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, get_origin, overload
 
 from dujiang.gateway.client import Client, DeclaredWorkload, declared_workload
 from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises, where_of
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import Duration, duration_s
-from dujiang.messaging.call import Call
+from dujiang.messaging.laws import Invariant
 from dujiang.messaging.tx import Read, Tx
 from dujiang.resilience.external import declared_in
-from dujiang.resilience.retry import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from dujiang.accept import Accept
     from dujiang.data.database import Isolation
@@ -41,33 +35,20 @@ if TYPE_CHECKING:
     from dujiang.react import Reaction
     from dujiang.read import ReadVerb
     from dujiang.resilience.external import External
+    from dujiang.resilience.retry import Retry
+    from dujiang.saga.definition import Saga
+    from dujiang.saga.verb import Orchestrated, Upgrade
     from dujiang.write import Write
 
-    Verb = Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any] | Accept[*tuple[Any, ...], Any]
+    Verb = Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any] | Accept[*tuple[Any, ...], Any] | Orchestrated
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+K = TypeVar("K", bound="Saga[Any]")
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 EVERY_S_MIN = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Invariant:
-    """A declared law: rows are violations.
-
-    Attributes:
-        says: What always holds.
-        name: `module.function`.
-        check: Returns the violating rows.
-        every_s: How often it is checked while the app works; 0 = only by an audit and in the drill.
-    """
-
-    says: str
-    name: str
-    check: Callable[[Read], Awaitable[Sequence[Any]]]
-    every_s: float = 0.0
 
 
 class Module:
@@ -241,8 +222,7 @@ class Module:
             handler = inspected(function, worlds=(Read,))
             method_of(route, function, write=False)
             try:
-                ttl_s = None if ttl is None else duration_s(ttl)
-                absent_s = None if absent is None else duration_s(absent)
+                ttl_s, absent_s = (None if each is None else duration_s(each) for each in (ttl, absent))
             except ValueError as error:
                 raise Declared(where=where_of(function), what=str(error), how="correct the duration") from None
             verb = ReadVerb(
@@ -287,45 +267,74 @@ class Module:
             batch: Events at most in one transaction; the function then takes a list.
             concurrency: Transactions at once in one process.
             timeout: How long one run may take.
-            start: Whether a new subscription begins "now", at the "beginning" of what the outbox still holds, or with what
-                was published since an aware datetime. Of no meaning for one that is known already.
+            start: What a new one begins with: "now", the "beginning" of what the outbox holds, or an aware datetime.
         """
-        from dujiang.react import Reaction  # noqa: PLC0415
+        from dujiang.react import declared  # noqa: PLC0415
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Reaction[P, T]:
-            handler = inspected(function, worlds=(Tx, Call))
-            where, calls = where_of(function), issubclass(handler.first, Call)
-            if calls and batch:
-                how = "take one event: every call has a key of its own; or take `tx: Tx`"
-                raise Declared(where=where, what="batch with Call", how=how)
-            wanted = list[event] if batch else event  # type: ignore[valid-type]
-            takes = [parameter for parameter, (hint, _) in handler.parameters.items() if hint == wanted]
-            if len(takes) != 1:
-                shown = f"list[{event.__name__}]" if batch else event.__name__
-                raise Declared(where=where, what="does not take the event", how=f"add a parameter `event: {shown}`")
-            if ordered and event.key_field is None:
-                raise Declared(
-                    where=where, what=f"is ordered, and {event.__name__} has no key", how="mark a field with `= key()`"
-                )
-            if isinstance(start, datetime) and start.tzinfo is None:
-                raise Declared(where=where, what="starts at a time without a zone", how="give it one: tzinfo=UTC")
-            verb = Reaction(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
                 name=f"{self.name}.{name or function.__name__}",
                 event=event,
-                event_name=takes[0],
                 ordered=ordered,
                 on_fail=on_fail,
-                retry=retry or Retry(),
+                retry=retry,
                 batch=batch,
-                calls=calls,
                 concurrency=concurrency,
-                timeout_s=duration_s(timeout),
+                timeout=timeout,
                 start=start,
             )
             self.verbs.append(verb)
             return verb
+
+        return declare
+
+    def saga(
+        self,
+        *,
+        on: type[Event],
+        within: Duration,
+        key: Callable[[Any], object] | None = None,
+        name: str | None = None,
+        version: int = 1,
+        upgrades: Mapping[int, Upgrade] | None = None,
+        retry: Retry | None = None,
+        concurrency: int = 8,
+        keep: Duration = "7d",
+        start: Start = "now",
+    ) -> Callable[[type[K]], type[K]]:
+        """Declare a saga: `class Checkout(Saga[CheckoutState])`, whose steps all happen, or are undone in reverse order.
+
+        Args:
+            on: The event that begins one; its method `begin(event)` gives the state.
+            within: How long it has to pass its pivot, the first step without an undo; then it is undone.
+            key: Of the saga that an event begins, by default the event's. There is one saga for a key.
+            name: The stored name; default: the class's. Renaming it later needs `App(renamed=...)`.
+            version: Of its state, from 1.
+            upgrades: `{1: function}` makes the JSON object of a state of version 1 one of version 2.
+            retry: Tries of a step before the pivot and of an undo, and the waits between; its `max_age` counts for nothing.
+            concurrency: Runs at once in one process.
+            keep: How long it is known after its end.
+            start: As of a reaction.
+        """
+        from dujiang.saga.verb import declared  # noqa: PLC0415
+
+        def declare(kind: type[K]) -> type[K]:
+            verb = declared(
+                kind,
+                name=f"{self.name}.{name or kind.__name__}",
+                on=on,
+                key=key,
+                within=within,
+                version=version,
+                upgrades=upgrades,
+                retry=retry,
+                concurrency=concurrency,
+                keep=keep,
+                start=start,
+            )
+            self.verbs.append(verb)
+            return kind
 
         return declare
 

@@ -7,6 +7,7 @@ FastAPI application with a route for each verb.
 from __future__ import annotations
 
 from functools import cached_property
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from dujiang.accept import Accept
@@ -16,9 +17,10 @@ from dujiang.gateway.openapi import complete_openapi
 from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_body
 from dujiang.kernel.errors import Declared, DujiangError, Refusal
 from dujiang.react import Reaction
+from dujiang.saga.verb import Orchestrated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fastapi import FastAPI
 
@@ -48,6 +50,8 @@ class Composition:
     def __init__(self, app: App) -> None:
         self.app = app
         self._provided = {verb: provided(verb.handler, app.provide) for verb in app.verbs()}
+        for saga in self.sagas():
+            refuse_unprovided(saga, self._provided[saga])
         self._bodies = {verb: self._find_body(verb) for verb in app.verbs()}
 
     def provided(self, verb: Any) -> dict[str, Any]:
@@ -55,16 +59,21 @@ class Composition:
         return self._provided[verb]
 
     def subscriptions(self) -> list[Subscription]:
-        """Every reaction and job of the app as messaging sees it."""
+        """Every reaction, job and saga of the app as messaging sees it."""
         owners = [verb for verb in self.app.verbs() if isinstance(verb, (Reaction, Accept))]
-        return [verb.subscription(self._provided[verb]) for verb in owners]
+        own = [verb.subscription(self._provided[verb]) for verb in owners]
+        return [*own, *(each for saga in self.sagas() for each in saga.subscriptions(self._provided[saga]))]
 
     def jobs(self) -> list[Accept[*tuple[Any, ...], Any]]:
         """Every job of the app."""
         return [verb for verb in self.app.verbs() if isinstance(verb, Accept)]
 
+    def sagas(self) -> list[Orchestrated]:
+        """Every saga of the app."""
+        return [verb for verb in self.app.verbs() if isinstance(verb, Orchestrated)]
+
     def readables(self) -> set[Readable]:
-        """What reads the messages of each reaction and job."""
+        """What reads the messages of each reaction, job and saga."""
         return {subscription.event for subscription in self.subscriptions()}
 
     def body_name(self, verb: Any) -> str | None:
@@ -103,7 +112,7 @@ class Composition:
         return tuple(type(None) if member is None else member for member in members_of(hint))
 
     def _find_body(self, verb: Any) -> str | None:
-        if verb.kind == "react":
+        if verb.kind in ("react", "saga"):
             return None
         names = [
             name
@@ -131,7 +140,7 @@ class Composition:
 
     def _specs(self) -> Iterator[RouteSpec]:
         for verb in self.app.verbs():
-            if verb.kind == "react" or verb.route is None:
+            if verb.kind in ("react", "saga") or verb.route is None:
                 continue
             for place, text in enumerate((verb.route, *getattr(verb, "aliases", ()))):
                 method, path = text.split(" ", 1)
@@ -185,7 +194,7 @@ class Composition:
         """Every route, reaction and job without a route, for `dujiang routes`."""
         for verb in self.app.verbs():
             common = {"kind": verb.kind, "name": verb.name, "handler": where_of(verb.function)}
-            if isinstance(verb, Reaction):
+            if isinstance(verb, (Reaction, Orchestrated)):
                 yield {"method": "", "path": verb.event.event_name, **common}
             elif isinstance(verb, Accept) and verb.route is None:
                 yield {"method": "", "path": "", **common}
@@ -193,6 +202,15 @@ class Composition:
                 if text:
                     method, path = text.split(" ", 1)
                     yield {"method": method, "path": path, **common}
+
+
+def refuse_unprovided(saga: Orchestrated, given: Mapping[str, Any]) -> None:
+    """Raise Declared when a function of a saga asks for what the app does not provide."""
+    for name, (hint, default) in saga.handler.parameters.items():
+        if name not in given and default is Parameter.empty:
+            what = f"has a step that asks for {name}: {getattr(hint, '__name__', hint)}, which the app does not provide"
+            how = "App(provide={...}); what else a step needs belongs into the state"
+            raise Declared(where=saga.name, what=what, how=how)
 
 
 def is_refusal(member: Any) -> bool:

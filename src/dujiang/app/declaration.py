@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dujiang.gateway.client import DeclaredWorkload
     from dujiang.jobs.enqueue import JobRef
     from dujiang.jobs.view import JobView
-    from dujiang.module import Invariant, Module, Verb
+    from dujiang.messaging.laws import Invariant
+    from dujiang.module import Module, Verb
     from dujiang.resilience.external import External
     from dujiang.settings import Settings
 
@@ -93,7 +94,7 @@ class App:
             for name in names:
                 if names.count(name) > 1:
                     raise Declared(where=repr(self), what=f"two {what} {name}", how="rename one of them")
-        reactions: list[Any] = [verb for verb in self.verbs() if verb.kind == "react"]
+        reactions: list[Any] = [verb for verb in self.verbs() if verb.kind in ("react", "saga")]
         stored = {name for verb in reactions for name in (verb.name, verb.event.event_name)}
         for name in sorted(stored & self.renamed.keys()):
             # Each start would take its work away from it again.

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from dujiang.kernel.tasks import ended
 from dujiang.messaging.laws import HELD_BY_NOTHING, STUCK, STUCK_US
 from dujiang.messaging.work import HALT
+from dujiang.saga.store import LOST
 
 if TYPE_CHECKING:
     import asyncio
 
     from dujiang.app.runtime import Runtime
+    from dujiang.messaging.laws import Invariant
     from dujiang.messaging.tx import Read
-    from dujiang.module import Invariant
 
 logger = logging.getLogger("dujiang.app.laws")
 
@@ -144,6 +145,7 @@ class Laws:
                 (now_us - STUCK_US, HALT),
             ),
             ("a key is held by a dead letter", "dujiang.holds", HELD_BY_NOTHING, ()),
+            ("a saga that has not ended goes on, waits, or is stuck", "dujiang.sagas", LOST, ()),
         )
         found = []
         for says, name, sql, args in checks:

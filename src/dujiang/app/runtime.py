@@ -24,7 +24,7 @@ from dujiang.app.laws import Laws, Violation
 from dujiang.app.parts import Step, made, product, sized
 from dujiang.app.roles import ROLES, Roles
 from dujiang.app.schema import Schema
-from dujiang.app.upkeep import Upkeep
+from dujiang.app.upkeep import Upkeep, given_up
 from dujiang.app.workers import Workers
 from dujiang.backends.table import load_keeper
 from dujiang.caching.caching import Caching
@@ -37,7 +37,6 @@ from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
 from dujiang.jobs.running import Jobs
-from dujiang.jobs.store import discarded
 from dujiang.kernel.context import Context, current_or_none, entered
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
@@ -155,7 +154,7 @@ class Runtime:
         if isinstance(self.broker, CarriedBroker):
             self.reconciler = Reconciler(self.node, self.database, self.broker, lambda: self.relay.owns)
         self.cleaner = Cleaner(self.node, self.database, outbox_keep_us=int(settings.outbox_retention_s * 1e6))
-        self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all, discarded)
+        self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all, given_up)
         self.jobs = Jobs(self.node, self.database, self.bells, self.transact)
         self.backups = Backups(self.node, lambda: load_keeper(settings.database)(settings.database), product())
         self.body_limit = settings.body_limit_bytes
@@ -279,7 +278,7 @@ class Runtime:
             raise NotDurable(url=self.database.url, means=found["means"])
 
     async def _seed(self) -> None:
-        if self.schema.was_empty or self.composition.jobs():
+        if self.schema.was_empty or self.composition.jobs() or self.composition.sagas():
             # An event that is published, or a job that is accepted, before the first worker comes must find whom it is for.
             await self.workers.activate()
         if self.schema.was_empty:

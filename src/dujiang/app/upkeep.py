@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from dujiang.jobs import store as jobs
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import ended
 from dujiang.messaging import forgotten
 from dujiang.messaging.outbox import backlog
 from dujiang.messaging.work import COUNTS
+from dujiang.saga import store as sagas
 
 if TYPE_CHECKING:
     import asyncio
 
     from dujiang.app.runtime import Runtime
+    from dujiang.data.database import Connection
+    from dujiang.messaging.deadletter import DeadLetter
 
 logger = logging.getLogger("dujiang.app.upkeep")
 
@@ -73,6 +77,7 @@ class Upkeep:
                 await runtime.cleaner.clean() > 0
                 or await runtime.idempotency.clean() > 0
                 or await runtime.jobs.clean() > 0
+                or await sagas.clean(runtime.database, runtime.node.clock.now_us()) > 0
                 or await self._cut() > 0
             ):
                 await runtime.node.clock.sleep(0.02)
@@ -84,3 +89,9 @@ class Upkeep:
         """Cut the log of forgotten names by a slice."""
         runtime = self._runtime
         return await forgotten.cut(runtime.database, runtime.node.clock.now_us() - forgotten.KEEP_US)
+
+
+async def given_up(connection: Connection, letter: DeadLetter, seq: int, now_us: int) -> None:
+    """A dead letter is discarded; if it was a job or a saga, that is its end."""
+    await jobs.discarded(connection, letter, seq, now_us)
+    await sagas.discarded(connection, letter, seq, now_us)

@@ -12,6 +12,7 @@ from dujiang.messaging.catalogue import Activated, activate
 from dujiang.messaging.consumer import Consumer
 from dujiang.messaging.direct import Waiting
 from dujiang.messaging.newer import bring_forward
+from dujiang.saga.store import retire
 
 if TYPE_CHECKING:
     from dujiang.app.runtime import Runtime
@@ -48,6 +49,7 @@ class Workers:
         activated = await activate(runtime.database, subscriptions, runtime.app.renamed, now_us)
         if any(new is None for new in runtime.app.renamed.values()):
             await runtime.jobs.retire()
+            await retire(runtime.database, now_us)
         return subscriptions, activated
 
     async def start(self) -> None:

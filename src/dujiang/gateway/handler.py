@@ -13,7 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic.fields import FieldInfo
 
@@ -170,7 +170,16 @@ def inspected(function: Callable[..., Any], *, worlds: tuple[type, ...]) -> Hand
     return Handler(function, hints[names[0]], parameters, hints["return"])
 
 
-def provided(handler: Handler, provide: Mapping[Any, Any]) -> dict[str, Any]:
+class Asking(Protocol):
+    """What may ask the app for something: a handler, or all functions of a saga together."""
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[Any, Any]]:
+        """What it takes, by name: type and default."""
+        ...
+
+
+def provided(handler: Asking, provide: Mapping[Any, Any]) -> dict[str, Any]:
     """The parameters that the app provides, by name."""
     return {name: provide[hint] for name, (hint, _) in handler.parameters.items() if hashable(hint) and hint in provide}
 

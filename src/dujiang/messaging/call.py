@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dujiang.data.database import Database
+    from dujiang.data.transaction import Piece
     from dujiang.messaging.message import Event, Message
     from dujiang.messaging.subscription import Subscription
     from dujiang.messaging.work import Claim
@@ -47,6 +48,7 @@ class Call:
         now_us: When this run began, microseconds since the Unix epoch.
         subscription: The stored name of the reaction.
         message: What is handled; None in a test that makes its own Call.
+        undoes: In the undo of a saga's step: the key that the step handed on; else empty.
     """
 
     key: str
@@ -54,11 +56,12 @@ class Call:
     now_us: int = 0
     subscription: str = ""
     message: Message | None = field(default=None, repr=False)
+    undoes: str = ""
 
     @property
-    def fence(self) -> None:
+    def fence(self) -> Piece | None:
         """Nothing: what this run has committed by operations of its own stands, whatever becomes of its claim."""
-        return
+        return None
 
     @property
     def now(self) -> datetime:

@@ -34,11 +34,13 @@ class Closing:
         state: The state that is counted, of messaging/work.py.
         outcome: Its name, for metrics.
         pieces: Makes what else is written, from the time of the transaction in microseconds.
+        ended: The run has ended its claim itself, in the transaction of its last effect; nothing is left to be written.
     """
 
     state: int = STATE_DONE
     outcome: str = "done"
     pieces: Callable[[int], Sequence[Piece]] = _none
+    ended: bool = False
 
 
 class Instead(Exception):

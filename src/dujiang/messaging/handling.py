@@ -192,6 +192,8 @@ class Handling:
         claim, event = ready[0]
         with self._marks.on((claim.sub_id, claim.message.seq)):
             closing = await outside(self._subscription, self._database, claim, event)
+        if closing.ended:
+            return closing.outcome
         if closing == PLAIN:
             return await self._settled((claim, event, began))
         with changed(deadline=self._node.clock.monotonic() + self._subscription.timeout_s):

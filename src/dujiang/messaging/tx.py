@@ -122,6 +122,11 @@ class Tx(Transaction):
         """Say which message the events published from now on follow from; for the platform."""
         self._cause = message
 
+    @property
+    def cause(self) -> Message | None:
+        """The message whose handler holds this transaction, if any; for the platform."""
+        return self._cause
+
     def publish(self, *events: Event) -> None:
         """Emit events when, and only when, this transaction commits; they keep their order.
 

@@ -30,6 +30,8 @@ CRASH_POINTS: tuple[str, ...] = (
     "inbox_inserted",  # The inbox row is written in the reaction's transaction.
     "handler_done",  # The reaction's own rows are written.
     "call_done",  # A handler outside any transaction has had its effect; nothing here says so yet.
+    "saga_step_done",  # A step of a saga has had its effect; its progress is not committed.
+    "saga_comp_done",  # The undo of a step has had its effect; its progress is not committed.
     "before_ack_commit",  # The acknowledgement is written in the same transaction; COMMIT is next.
     "after_commit_before_broker_ack",  # The effect is committed, the broker does not know.
     "retry_row_written",  # The attempt failed and the next one is written down.

@@ -1,0 +1,1 @@
+"""Sagas: a few steps in different places, all of which happen, or are undone in reverse order."""
