@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 # Statements that servers with many writers know and SQLite does not, in its words.
 IN_ITS_WORDS = {"store_clock": "SELECT server_now_us()"}
 FOR_UPDATE = "/* for update */"
+# A lock on a number that is waited for: here whoever takes one has the writer.
+ADVISORY = "pg_advisory_xact_lock("
 # The ways with which a statement, or the end of a transaction, begins.
 SETS_OUT = ("db.request", "db.commit.sent")
 
@@ -60,7 +62,7 @@ CUTS = {way: f"cut.{way}" for way in ("db.request", "db.reply", "db.commit.sent"
 @lru_cache(maxsize=TEXTS_KEPT)
 def only_reads(text: str) -> bool:
     """Whether a statement takes no lock."""
-    return reads(text) and FOR_UPDATE not in text
+    return reads(text) and FOR_UPDATE not in text and ADVISORY not in text
 
 
 class Cut(DatabaseUnreachable):

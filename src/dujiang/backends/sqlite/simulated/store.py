@@ -118,6 +118,7 @@ class SimulatedStore:
         self._asking: Held | None = None
         functions: dict[str, tuple[Any, int]] = {
             "pg_try_advisory_xact_lock": (self._try_lock, 1),
+            "pg_advisory_xact_lock": (lambda _: 1, 1),  # Who asks for it has the writer, which is more.
             "random": (self._random, 0),
             "randomblob": (self._entropy.secret, 1),
             "server_now_us": (self._redo.now_us, 0),
