@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dujiang.app.declaration import App
     from dujiang.messaging.message import Readable
     from dujiang.messaging.subscription import Subscription
+    from dujiang.saga.kind import Kind
 
 
 def composed(app: App) -> Composition:
@@ -71,6 +72,10 @@ class Composition:
     def sagas(self) -> list[Orchestrated]:
         """Every saga of the app."""
         return [verb for verb in self.app.verbs() if isinstance(verb, Orchestrated)]
+
+    def kinds(self) -> list[Kind]:
+        """Every saga of the app as its runs see it."""
+        return [saga.kind_of(self._provided[saga]) for saga in self.sagas()]
 
     def readables(self) -> set[Readable]:
         """What reads the messages of each reaction, job and saga."""

@@ -54,6 +54,8 @@ from dujiang.messaging.relay import Relay
 from dujiang.messaging.tx import OutboxGauge, Read, Tx
 from dujiang.messaging.work import orphaned_leases, release_lease
 from dujiang.read import BoundRead
+from dujiang.saga.operations import Sagas
+from dujiang.saga.stranded import check_sagas
 from dujiang.telemetry.health import Health
 from dujiang.telemetry.metrics import Metrics
 from dujiang.telemetry.tracing import new_trace_id, recheck
@@ -161,6 +163,7 @@ class Runtime:
         self._drained_by: float | None = None
         self._services: Services | None = None
         self.composition = composed(app)
+        self.sagas = Sagas(self.database, self.transact, self.composition.sagas(), self.bells.ring_all)
         self.laws = Laws(self)
         self._bound = bound_verbs(self)
         operations = Operations(self, settings.data / "operator.token")
@@ -271,6 +274,7 @@ class Runtime:
         await self.cleaner.prepare()
         if self.node.simulation is None:  # There the code is the same from the beginning to the end.
             await check_stored(self.database, self.composition.readables(), self.app.renamed)
+            await check_sagas(self.database, self.composition.kinds(), self.app.renamed)
 
     async def _refuse_unsafe(self) -> None:
         found = await self.database.durability()

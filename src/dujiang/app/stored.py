@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dujiang.messaging.catalogue import check_catalogue
 from dujiang.messaging.contracts import check_stored
+from dujiang.saga.stranded import check_sagas
 
 if TYPE_CHECKING:
     from dujiang.app.runtime import Runtime
@@ -26,9 +27,11 @@ async def check_store(runtime: Runtime) -> dict[str, int]:
 
     Raises:
         ContractBroken: What is stored cannot be read.
+        SagasStranded: Open sagas could not go on.
         NamesStranded, EventStranded: Work would wait for ever.
     """
     renamed = runtime.app.renamed
     await check_stored(runtime.database, runtime.composition.readables(), renamed, remember=False)
+    await check_sagas(runtime.database, runtime.composition.kinds(), renamed)
     subscriptions = runtime.composition.subscriptions()
     return await runtime.database.read(lambda connection: check_catalogue(connection, subscriptions, renamed))

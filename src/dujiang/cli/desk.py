@@ -1,4 +1,4 @@
-"""Desk: dead letters and audits, in the store itself or through the process that owns it.
+"""Desk: dead letters, sagas and audits, in the store itself or through the process that owns it.
 
     many writers (a server)    the command opens the database and works in it
     one writer, free           the same
@@ -39,7 +39,7 @@ ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 class Desk(Protocol):
-    """What the commands `deadletter`, `audit` and `cache` need. Letters are JSON objects, as `DeadLetter.public` makes them."""
+    """What the commands `deadletter`, `sagas`, `audit` and `cache` need. Letters and sagas are JSON objects."""
 
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
@@ -59,6 +59,18 @@ class Desk(Protocol):
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
+        ...
+
+    async def sagas(self, name: str, limit: int, *, stuck: bool, ended: bool) -> Rows:
+        """Sagas, oldest first; those that have ended only if asked for."""
+        ...
+
+    async def saga(self, saga_id: int) -> Letter:
+        """One saga with its timeline and its state."""
+        ...
+
+    async def decide(self, saga_id: int, what: str, why: str, data: bytes | None = None) -> None:
+        """Retry, skip, compensate or resume a saga."""
         ...
 
     async def cached(self) -> Letter:
@@ -160,6 +172,20 @@ class LocalDesk:
         found = await self._runtime.audit()
         return [dataclasses.asdict(violation) for violation in found]
 
+    async def sagas(self, name: str, limit: int, *, stuck: bool, ended: bool) -> Rows:
+        """Sagas, oldest first; those that have ended only if asked for."""
+        found = await self._runtime.sagas.list(name, limit=limit, stuck_only=stuck, open_only=not ended)
+        return [each.model_dump(mode="json") for each in found]
+
+    async def saga(self, saga_id: int) -> Letter:
+        """One saga with its timeline and its state."""
+        return await self._runtime.sagas.show(saga_id)
+
+    async def decide(self, saga_id: int, what: str, why: str, data: bytes | None = None) -> None:
+        """Retry, skip, compensate or resume a saga."""
+        given = (why,) if data is None else (data, why)
+        await getattr(self._runtime.sagas, what)(saga_id, *given)
+
     async def cached(self) -> Letter:
         """A store that this command could open belongs to no process, or to many."""
         raise CacheElsewhere(url=self._runtime.database.url)
@@ -207,6 +233,20 @@ class RemoteDesk:
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
         return self._rows(self.ask("POST", "/_dj/audit"), "a list of violations")
+
+    async def sagas(self, name: str, limit: int, *, stuck: bool, ended: bool) -> Rows:
+        """Sagas, oldest first; those that have ended only if asked for."""
+        marks = f"&stuck={str(stuck).lower()}&open={str(not ended).lower()}"
+        answer = self.ask("GET", f"/_dj/sagas?name={quote(name, safe='')}&limit={limit}{marks}")
+        return self._rows(answer, "a list of sagas")
+
+    async def saga(self, saga_id: int) -> Letter:
+        """One saga with its timeline and its state."""
+        return self.ask_object("GET", f"/_dj/sagas/{saga_id}", None, "a saga")
+
+    async def decide(self, saga_id: int, what: str, why: str, data: bytes | None = None) -> None:
+        """Retry, skip, compensate or resume a saga."""
+        self.ask("POST", f"/_dj/sagas/{saga_id}/{what}?why={quote(why, safe='')}", data)
 
     async def cached(self) -> Letter:
         """What lies in its cache."""

@@ -57,10 +57,11 @@ PAYLOAD_BYTES_MAX = 5 * 1024 * 1024
 # Paths that are answered here, and their methods.
 OWN = (
     (re.compile(rf"/health/(live|ready)|/metrics|{PAGES}(/[^/]*)?"), "GET"),
-    (re.compile(r"/_dj/deadletters(/\d+)?|/_dj/invariants"), "GET"),
+    (re.compile(r"/_dj/(deadletters|sagas)(/\d+)?|/_dj/invariants"), "GET"),
     *((re.compile(r"/_dj/backup"), method) for method in ("GET", "POST", "DELETE")),
     *((re.compile(r"/_dj/cache"), method) for method in ("GET", "DELETE")),
     (re.compile(r"/_dj/deadletters/\d+/(replay|discard)|/_dj/audit"), "POST"),
+    (re.compile(r"/_dj/sagas/\d+/(retry|skip|compensate|resume)"), "POST"),
 )
 PATH_BYTES_MAX = 16 * 1024
 
@@ -221,6 +222,19 @@ class Operations:
                 return json_answer(self._runtime.caching.show())
             case ("DELETE", ["cache"]):
                 await self._runtime.transact(forget_everything, what="cache drop")
+                return Answer(204, [], b"")
+            case ("GET", ["sagas"]):
+                query = query_of(scope)
+                limit = int(query["limit"]) if query.get("limit", "").isdigit() else 50
+                marks = {"open_only": query.get("open") == "true", "stuck_only": query.get("stuck") == "true"}
+                sagas = await self._runtime.sagas.list(query.get("name", ""), limit=limit, **marks)
+                return json_answer([each.model_dump(mode="json") for each in sagas])
+            case ("GET", ["sagas", saga_id]) if saga_id.isdigit():
+                return json_answer(await self._runtime.sagas.show(int(saga_id)))
+            case ("POST", ["sagas", saga_id, "retry" | "skip" | "compensate" | "resume" as verb]) if saga_id.isdigit():
+                why = query_of(scope).get("why", "")
+                data = await read_body(receive, PAYLOAD_BYTES_MAX)
+                await getattr(self._runtime.sagas, verb)(int(saga_id), *([data] if verb == "resume" else []), why)
                 return Answer(204, [], b"")
             case ("GET", ["invariants"]):
                 return json_answer([asdict(each) for each in self._runtime.laws.standings.values()])

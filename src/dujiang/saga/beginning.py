@@ -60,7 +60,7 @@ async def begin(
     tx.after_commit.append(partial(context.runtime.bells.ring_far, f"sub{sub_id}"))
 
 
-async def hear(tx: Tx, kind: Kind, wait: Wait[Any, Any], event: Event) -> None:
+async def hear(tx: Tx, kind: Kind, wait: Wait[Event], event: Event) -> None:
     """Keep an event for the saga of its key, and wake that if it waits for it now."""
     found = wait.by(event)
     if found is None:

@@ -120,7 +120,7 @@ class Step(Generic[S, R]):
         return (self.forward,) if self.back is None else (self.forward, self.back)
 
 
-class Wait(Generic[S, E]):
+class Wait(Generic[E]):
     """A step that waits for an event.
 
         paid = Wait(PaymentCaptured, by=lambda event: event.order_id, within="15m")
@@ -143,7 +143,7 @@ class Wait(Generic[S, E]):
         *,
         by: Callable[[E], object],
         within: Duration | None = None,
-        take: Callable[[S, E], None] | None = None,
+        take: Callable[[Any, E], None] | None = None,
     ) -> None:
         self.event = event
         self.by = by
@@ -170,7 +170,7 @@ def is_event(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Event)
 
 
-Part = Step[Any, Any] | Wait[Any, Any]
+Part = Step[Any, Any] | Wait[Event]
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ class Flow:
         return [part for part in self.parts if isinstance(part, Step)]
 
     @property
-    def waits(self) -> list[Wait[Any, Any]]:
+    def waits(self) -> list[Wait[Event]]:
         """Its waits."""
         return [part for part in self.parts if isinstance(part, Wait)]
 

@@ -139,7 +139,9 @@ END = Act("end")
 def decided(flow: Flow, progress: Progress, now_us: int) -> Act:
     """What a saga does next."""
     if progress.phase == BACK:
-        step = next((step for step in reversed(flow.steps) if progress.effect_of(step.name) != NOT_THERE), None)
+        # Behind the pivot nothing has an undo; a saga comes back from there only when an operator says so.
+        there = [step for step in flow.steps if step.undo is not None and progress.effect_of(step.name) != NOT_THERE]
+        step = there[-1] if there else None
         return END if step is None else Act("undo", step)
     place = flow.place_of(progress.step)
     if place == len(flow.parts):

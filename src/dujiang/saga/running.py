@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from dujiang.data.database import Connection, Database
+    from dujiang.messaging.message import Event
     from dujiang.messaging.tx import Tx
     from dujiang.messaging.work import Claim
     from dujiang.saga.kind import Kind
@@ -205,8 +206,7 @@ class Run:
     async def _undo(self, step: Step[Any, Any]) -> None:
         """Undo a step; one that cannot be undone is for an operator."""
         back = step.back
-        if back is None:  # The code has changed since it was taken: it had an undo then.
-            raise self._stuck(step.name, "it has no undo any more")
+        assert back is not None
         raw = self.progress.result_of(step.name)
         sometimes("a step with an unknown outcome is undone" if raw is None else "a step is undone")
         try:
@@ -255,7 +255,7 @@ class Run:
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 
-    async def _wait(self, wait: Wait[Any, Any]) -> None:
+    async def _wait(self, wait: Wait[Event]) -> None:
         tenant, key = str(self._claim.message.headers.get("tenant", "")), self.progress.key
         at = (self._claim.sub_id, tenant, key)
 
@@ -277,7 +277,7 @@ class Run:
 
         await self._transact(body, wait.name, OWN_S)
 
-    def _hear(self, tx: Tx, wait: Wait[Any, Any], at: tuple[int, str, str], row: Any) -> Progress:
+    def _hear(self, tx: Tx, wait: Wait[Event], at: tuple[int, str, str], row: Any) -> Progress:
         message_id, version, payload = bytes(row[0]), row[1], bytes(row[2])
         state = self._state()
         if wait.take is not None:
@@ -289,7 +289,7 @@ class Run:
         after = self.progress.after(HEARD, wait.name, tx.now_us, note=message_id.hex(), step=follows, data=data)
         return self._close(tx, after)
 
-    def _park(self, tx: Tx, wait: Wait[Any, Any], until_us: int, due_us: int) -> Progress:
+    def _park(self, tx: Tx, wait: Wait[Event], until_us: int, due_us: int) -> Progress:
         progress = self.progress
         row = (progress.saga_id, progress.rev, wait.event.event_name, until_us, tx.now_us)
         tx.close_with(Piece("saga_waits", store.WAITS, row, expect=1, otherwise=Moved))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import duration_s
@@ -159,14 +159,12 @@ class Orchestrated:
 
         return Subscription(name=f"{self.name}.begin", event=self.event, handle=handle, start=self.start)
 
-    def _hears(self, kind: Kind, wait: Wait[Any, Any]) -> Subscription:
+    def _hears(self, kind: Kind, wait: Wait[Event]) -> Subscription:
         async def handle(tx: Tx, events: Sequence[Event]) -> Sequence[Any]:
             await hear(tx, kind, wait, events[0])
             return ()
 
-        return Subscription(
-            name=f"{self.name}.{wait.name}", event=cast("type[Event]", wait.event), handle=handle, start=self.start
-        )
+        return Subscription(name=f"{self.name}.{wait.name}", event=wait.event, handle=handle, start=self.start)
 
 
 async def _nothing(_: Any, __: Sequence[Any]) -> Sequence[Any]:

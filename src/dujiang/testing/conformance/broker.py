@@ -43,6 +43,7 @@ from dujiang.testing.conformance.broker_versions import VersionCases
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.jobs import JobCases
 from dujiang.testing.conformance.jobs_ended import EndedJobCases
+from dujiang.testing.conformance.sagas import SagaCases
 from dujiang.testing.conformance.stage import (
     COUNT_EFFECTS,
     QUICK,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 class BrokerConformance(
     JobCases,
     EndedJobCases,
+    SagaCases,
     PublishCases,
     OrderCases,
     RetryCases,
