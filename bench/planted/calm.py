@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bench.planted.bug import COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, WALLET
+from bench.planted.bug import COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET
 from dujiang.testing.harness import OPERATOR_TOKEN, NotSettled, running
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ LIVES: dict[str, Sequence[Request]] = {
             ("rent", "0.10"),
             ("x", "1.00"),
         )
+    ),
+    TRIPS: tuple(
+        ("POST", "/trips", {"traveller": traveller, "amount": amount}, None)
+        for traveller, amount in (("ann", "20.00"), ("ann", "20.00"), ("ben", "400.00"), ("nobody", "1.00"))
     ),
     PAYMENTS: tuple(
         ("POST", "/payments", {"customer": customer, "amount": amount}, key)

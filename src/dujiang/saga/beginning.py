@@ -73,8 +73,9 @@ async def hear(tx: Tx, kind: Kind, wait: Wait[Event], event: Event) -> None:
     if rows and rows[0][1] is not None:
         return  # It has ended: too late.
     cause = tx.cause
-    message_id = uuid7(tx.now_us, context.node.entropy.bits(62)) if cause is None else cause.message_id
-    await tx.fetch(store.ARRIVE, *at, topic, message_id, wait.event.event_version, event.to_bytes(), tx.now_us)
+    assert cause is not None  # A reaction always has one.
+    kept = (cause.message_id, cause.seq, wait.event.event_version, event.to_bytes(), tx.now_us)
+    await tx.fetch(store.ARRIVE, *at, topic, *kept)
     if rows and rows[0][2] == topic:
         await tx.fetch(store.WAKE, sub_id, rows[0][0], tx.now_us)
         tx.after_commit.append(partial(context.runtime.bells.ring_far, f"sub{sub_id}"))

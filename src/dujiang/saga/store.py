@@ -80,15 +80,15 @@ PARK = Sql(
 ALONE = Sql("saga_alone", "SELECT pg_advisory_xact_lock($1)", "Lets events and waits of one key take turns.")
 ARRIVE = Sql(
     "saga_arrive",
-    """INSERT INTO dj_saga_event (sub_id, tenant, okey, topic, message_id, version, payload, arrived_us)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING 1""",
+    """INSERT INTO dj_saga_event (sub_id, tenant, okey, topic, message_id, seq, version, payload, arrived_us)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING RETURNING 1""",
     "Keeps an event for a saga.",
 )
 ARRIVED = Sql(
     "saga_arrived",
     """SELECT message_id, version, payload FROM dj_saga_event WHERE sub_id = $1 AND tenant = $2 AND okey = $3 AND topic = $4
-       ORDER BY message_id LIMIT 1""",
-    "Reads the first event that has come for a saga.",
+       ORDER BY seq, message_id LIMIT 1""",
+    "Reads the first event that has come for a saga, in the order of commits.",
 )
 HEARD = Sql(
     "saga_heard",

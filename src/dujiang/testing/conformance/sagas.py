@@ -256,12 +256,14 @@ class SagaCases(PlacesSuite):
         async with self.with_saga(places) as world:
             await world.publish(Asked(n=1))
             await until_state(world, places, 1, "waiting")
+        refused: list[SagasStranded] = []
         try:
             async with self.with_saga(Places(state=Newer, version=2)):
-                raise AssertionError("a version that cannot read the state has started")
+                pass
         except SagasStranded as error:
-            assert "1 at confirmed, version 1" in str(error)
-            assert "upgrades={1: function}" in error.hint
+            refused.append(error)
+        assert "1 at confirmed, version 1" in str(refused[0])
+        assert "upgrades={1: function}" in refused[0].hint
         newer = Places(state=Newer, version=2, upgrades={1: lambda data: {**data, "currency": "EUR"}})
         newer.keys = places.keys
         async with self.with_saga(newer) as world:

@@ -90,7 +90,7 @@ def saga_class(places: Places, state: Any, wait: str) -> type[Saga[Any]]:
     async def first(tx: Tx, state: state) -> int:
         await tx.fetch(ADD, "first", str(state.n), 1)
         await places.at("first", state.n)
-        return state.n + 100
+        return int(state.n) + 100
 
     async def undo_first(tx: Tx, state: state, done: int) -> None:
         assert done == state.n + 100

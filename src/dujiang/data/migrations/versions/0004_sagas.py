@@ -22,7 +22,7 @@ STATEMENTS = (
     """CREATE TABLE dj_saga_step (saga_id BIGINT NOT NULL, n INTEGER NOT NULL, name {key} NOT NULL, kind INTEGER NOT NULL,
        result {bytes}, note TEXT NOT NULL, at_us BIGINT NOT NULL, PRIMARY KEY (saga_id, n)){without}""",
     """CREATE TABLE dj_saga_event (sub_id INTEGER NOT NULL, tenant {key} NOT NULL, okey {key} NOT NULL, topic {key} NOT NULL,
-       message_id {bytes} NOT NULL, version INTEGER NOT NULL, payload {bytes} NOT NULL, arrived_us BIGINT NOT NULL,
+       message_id {bytes} NOT NULL, seq BIGINT NOT NULL, version INTEGER NOT NULL, payload {bytes} NOT NULL, arrived_us BIGINT NOT NULL,
        PRIMARY KEY (sub_id, tenant, okey, topic, message_id)){without}""",
     """CREATE INDEX dj_saga_event_arrived ON dj_saga_event (arrived_us)""",
 )
