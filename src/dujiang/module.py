@@ -300,8 +300,8 @@ class Module:
         upgrades: Mapping[int, Upgrade] | None = None,
         retry: Retry | None = None,
         concurrency: int = 8,
+        stuck_after: int = 20,
         keep: Duration = "7d",
-        start: Start = "now",
     ) -> Callable[[type[K]], type[K]]:
         """Declare a saga: `class Checkout(Saga[CheckoutState])`, whose steps all happen, or are undone in reverse order.
 
@@ -312,10 +312,10 @@ class Module:
             name: The stored name; default: the class's. Renaming it later needs `App(renamed=...)`.
             version: Of its state, from 1.
             upgrades: `{1: function}` makes the JSON object of a state of version 1 one of version 2.
-            retry: Tries of a step before the pivot and of an undo, and the waits between; its `max_age` counts for nothing.
+            retry: Tries of a step before the pivot, and the waits between tries; its `max_age` counts for nothing.
+            stuck_after: Tries of an undo; then an operator is asked.
             concurrency: Runs at once in one process.
             keep: How long it is known after its end.
-            start: As of a reaction.
         """
         from dujiang.saga.verb import declared  # noqa: PLC0415
 
@@ -330,8 +330,8 @@ class Module:
                 upgrades=upgrades,
                 retry=retry,
                 concurrency=concurrency,
+                stuck_after=stuck_after,
                 keep=keep,
-                start=start,
             )
             self.verbs.append(verb)
             return kind

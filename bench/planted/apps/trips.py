@@ -212,7 +212,7 @@ class Booking(Saga[TripState]):
 
     open = Step(open_file, undo=close_file)
     hold = Step(hold_money, undo=free_money)
-    room = Step(book_room, undo=cancel_room)
+    room = Step(book_room, undo=cancel_room, attempts=1)
     approved = Wait(TripApproved, by=lambda event: event.trip_id, within="5s")
     pay = Step(pay)
 

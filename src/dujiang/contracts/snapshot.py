@@ -86,13 +86,14 @@ class ContractsDamaged(DujiangError):
 def snapshot_of(app: App) -> Snapshot:
     """The contracts of an app as its code is now."""
     verbs = app.verbs()
-    reactions = [verb for verb in verbs if isinstance(verb, Reaction)]
+    reactions = {verb.name: (verb.event, verb.ordered) for verb in verbs if isinstance(verb, Reaction)}
+    reactions |= {name: (event, False) for saga in composed(app).sagas() for name, event in saga.reactions().items()}
     return {
         "format": FORMAT,
         "events": {name: event_entry(event) for name, event in sorted(events_of(app).items())},
         "reactions": {
-            verb.name: {"event": verb.event.event_name, "ordered": verb.ordered}
-            for verb in sorted(reactions, key=lambda each: each.name)
+            name: {"event": event.event_name, "ordered": ordered}
+            for name, (event, ordered) in sorted(reactions.items())
         },
         "jobs": {
             job.name: plain(job_arguments(app, job)) for job in sorted(composed(app).jobs(), key=lambda each: each.name)
@@ -120,6 +121,7 @@ def events_of(app: App) -> dict[str, type[Event]]:
     """The events of an app by their stored names; of several classes of one name the newest, one with a reaction first."""
     found: dict[str, type[Event]] = {}
     taken = [verb.event for verb in app.verbs() if isinstance(verb, Reaction)]
+    taken += [event for saga in composed(app).sagas() for event in saga.reactions().values()]
     for event in [*taken, *sorted(named_by(app), key=lambda each: -each.event_version)]:
         found.setdefault(event.event_name, event)
     return found

@@ -53,7 +53,7 @@ class Step(Generic[S, R]):
             outside, at least once, with a stable key; it returns `Ok`, `Failed` or `Unknown`.
         undo: `(tx or call, state, done)`, where `done` is what the step had given; None means that it began outside and
             nobody can say whether it happened: the undo must see to it that it has no effect, then or later.
-        attempts: Tries of the step, and of its undo; behind the pivot a step is tried until it is done. Default: the saga's.
+        attempts: Tries of the step before the pivot; default: the saga's. Behind it a step is tried until it is done.
         timeout: How long one try may take.
     """
 

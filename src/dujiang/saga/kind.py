@@ -84,6 +84,7 @@ class Kind:
         version: Of its state.
         upgrades: How the JSON object of one version becomes that of the next.
         attempts: The bound on tries of a step that has none of its own.
+        stuck_after: The bound on tries of an undo.
         keep_us: How long an ended one is known.
         given: What the app provides, by parameter.
     """
@@ -93,6 +94,7 @@ class Kind:
     version: int
     upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
     attempts: int
+    stuck_after: int
     keep_us: int
     given: Mapping[str, Any]
 

@@ -136,7 +136,7 @@ class Run:
         elif act.what == "back":
             await self._turn_back(TURNED, "" if part is None else part.name, act.why)
         elif isinstance(part, Wait):
-            await self._guarded(part.name, self._wait(part))
+            await self._wait(part)
         elif isinstance(part, Step) and act.what == "run":
             await self._run(part)
         elif isinstance(part, Step):
@@ -158,7 +158,7 @@ class Run:
                 if hopeless(error):
                     raise self._stuck(step.name, store.said(error)) from error
                 raise
-            if not hopeless(error) and not self._exhausted(step):
+            if not hopeless(error) and self._claim.attempt < (step.attempts or self._kind.attempts):
                 raise
             await self._turn_back(FAILED if step.forward.local else UNKNOWN, step.name, store.said(error))
 
@@ -218,7 +218,7 @@ class Run:
         except (LeaseLost, OutcomeUnknown, Moved, Snooze, SagaStuck):
             raise
         except Exception as error:
-            if hopeless(error) or self._exhausted(step):
+            if hopeless(error) or self._claim.attempt >= self._kind.stuck_after:
                 raise self._stuck(step.name, f"it cannot be undone: {store.said(error)}") from error
             raise
 
@@ -281,7 +281,10 @@ class Run:
         message_id, version, payload = bytes(row[0]), row[1], bytes(row[2])
         state = self._state()
         if wait.take is not None:
-            wait.take(state, wait.event.from_bytes(payload, version))
+            try:
+                wait.take(state, wait.event.from_bytes(payload, version))
+            except Exception as error:
+                raise self._stuck(wait.name, store.said(error)) from error
         taken = (*at, wait.event.event_name, message_id)
         tx.close_with(Piece("saga_heard", store.HEARD, taken, expect=1, otherwise=Moved))
         data = self._flow.adapter.dump_json(state)
@@ -388,19 +391,6 @@ class Run:
         )
 
     # Errors -----------------------------------------------------------------------------------------------------------
-
-    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except (LeaseLost, OutcomeUnknown, Moved, SagaStuck):
-            raise
-        except Exception as error:
-            if self._claim.attempt >= self._kind.attempts:
-                raise self._stuck(name, store.said(error)) from error
-            raise
-
-    def _exhausted(self, step: Step[Any, Any]) -> bool:
-        return self._claim.attempt >= (step.attempts or self._kind.attempts)
 
     def _stuck(self, step: str, why: str) -> SagaStuck:
         return SagaStuck(saga=self._kind.name, saga_id=self.progress.saga_id, step=step, why=why)

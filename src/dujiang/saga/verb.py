@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import duration_s
-from dujiang.messaging.subscription import Start, Subscription
+from dujiang.messaging.subscription import Subscription
 from dujiang.resilience.retry import Retry
 from dujiang.saga.beginning import begin, hear
 from dujiang.saga.kind import Kind
@@ -84,10 +84,10 @@ class Orchestrated:
         within_s: How long it has to pass its pivot.
         version: Of its state.
         upgrades: How the JSON object of a state of one version becomes that of the next.
-        retry: Tries of each step before the pivot and of each undo, and the waits between tries.
+        retry: Tries of each step before the pivot, and the waits between tries.
+        stuck_after: Tries of an undo.
         concurrency: Runs at once in one process.
         keep_s: How long an ended saga is known.
-        start: What a new saga begins with, as of a reaction.
         handler: What its functions ask of the app.
         function: For places in messages.
     """
@@ -100,9 +100,9 @@ class Orchestrated:
     version: int = 1
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
     retry: Retry = Retry()  # noqa: RUF009  (immutable)
+    stuck_after: int = 20
     concurrency: int = 8
     keep_s: float = 7 * 86_400.0
-    start: Start = "now"
     handler: Asks
     function: Any = None
     route: None = None
@@ -117,9 +117,15 @@ class Orchestrated:
             version=self.version,
             upgrades=self.upgrades,
             attempts=self.retry.attempts,
+            stuck_after=self.stuck_after,
             keep_us=int(self.keep_s * 1e6),
             given=given,
         )
+
+    def reactions(self) -> dict[str, type[Event]]:
+        """The events to which it reacts, by the stored names of its reactions."""
+        waits = {f"{self.name}.{wait.name}": wait.event for wait in self.saga.flow.waits}
+        return {f"{self.name}.begin": self.event, **waits}
 
     def work(self) -> Work:
         """What reads its work."""
@@ -157,14 +163,14 @@ class Orchestrated:
             await begin(tx, kind, self.saga, events[0], self.key, within_us)
             return ()
 
-        return Subscription(name=f"{self.name}.begin", event=self.event, handle=handle, start=self.start)
+        return Subscription(name=f"{self.name}.begin", event=self.event, handle=handle)
 
     def _hears(self, kind: Kind, wait: Wait[Event]) -> Subscription:
         async def handle(tx: Tx, events: Sequence[Event]) -> Sequence[Any]:
             await hear(tx, kind, wait, events[0])
             return ()
 
-        return Subscription(name=f"{self.name}.{wait.name}", event=wait.event, handle=handle, start=self.start)
+        return Subscription(name=f"{self.name}.{wait.name}", event=wait.event, handle=handle)
 
 
 async def _nothing(_: Any, __: Sequence[Any]) -> Sequence[Any]:
@@ -183,8 +189,8 @@ def declared(
     upgrades: Mapping[int, Upgrade] | None,
     retry: Retry | None,
     concurrency: int,
+    stuck_after: int,
     keep: Duration,
-    start: Start,
 ) -> Orchestrated:
     """The declaration of a class as a saga. Raises Declared."""
     where = saga.__qualname__
@@ -204,8 +210,9 @@ def declared(
     if any(wait.event is on for wait in saga.flow.waits):
         how = "publish an event of its own for it"
         raise Declared(where=where, what=f"waits for {on.__name__}, which begins it", how=how)
-    if concurrency < 1:
-        raise Declared(where=where, what=f"concurrency={concurrency}", how="give it at least 1")
+    for what, count in (("concurrency", concurrency), ("stuck_after", stuck_after)):
+        if count < 1:
+            raise Declared(where=where, what=f"{what}={count}", how="give it at least 1")
     if version < 1 or any(not 1 <= each < version for each in upgrades or {}):
         how = "versions begin at 1; upgrades={1: function} brings what version 1 has stored to version 2"
         raise Declared(where=where, what=f"has version {version} and upgrades from {sorted(upgrades or {})}", how=how)
@@ -223,9 +230,9 @@ def declared(
         version=version,
         upgrades=dict(upgrades or {}),
         retry=retry or Retry(),
+        stuck_after=stuck_after,
         concurrency=concurrency,
         keep_s=keep_s,
-        start=start,
         handler=Asks(saga.flow.asks),
         function=begin_function,
     )

@@ -8,6 +8,7 @@ import asyncio
 from typing import Any
 
 from dujiang.data.types import Model
+from dujiang.kernel.tasks import all_of
 from dujiang.saga.operations import SagaEnded
 from dujiang.saga.outcome import Failed, Unknown
 from dujiang.saga.stranded import SagasStranded
@@ -131,7 +132,8 @@ class SagaCases(PlacesSuite):
         places = Places(holding)
         async with self.with_saga(places, grace_s=0.05) as world:
             await world.publish(Asked(n=1), Confirmed(n=1))
-            await asyncio.wait_for(reached.wait(), 60)
+            async with asyncio.timeout(60):
+                await reached.wait()
         held.set()
         async with self.with_saga(places) as world:
             await until_state(world, places, 1, "done")
@@ -224,7 +226,7 @@ class SagaCases(PlacesSuite):
             for n in numbers:
                 await until_state(world, places, n, "waiting")
             clock.jump(600.0)
-            await asyncio.gather(*(world.publish(Confirmed(n=n)) for n in numbers))
+            await all_of(*(world.publish(Confirmed(n=n)) for n in numbers))
             for n in numbers:
                 found = await until_state(world, places, n, "done", "compensated")
                 assert await effects(world, n) == (WHOLE if found.state == "done" else UNDONE)
@@ -282,7 +284,7 @@ class SagaCases(PlacesSuite):
         async with self.with_saga(places) as world:
             await world.publish(Confirmed(n=1, word="first"), Confirmed(n=1, word="second"))
             await world.settle()
-            await asyncio.gather(*(world.publish(Asked(n=1)) for _ in range(5)))
+            await all_of(*(world.publish(Asked(n=1)) for _ in range(5)))
             await until_state(world, places, 1, "done")
             await world.settle()
 

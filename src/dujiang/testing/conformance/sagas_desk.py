@@ -70,7 +70,7 @@ class Places:
         self.runs: list[str] = []
         self.keys: dict[str, set[str]] = {}
         self.behave = behave
-        module, options = Module("places"), {"retry": QUICK, **options}
+        module, options = Module("places"), {"retry": QUICK, "stuck_after": 3, **options}
         state = options.pop("state", Case)
         self.saga = saga_class(self, state, wait)
         module.saga(on=Asked, within=within, name="Three", **options)(self.saga)
