@@ -68,12 +68,6 @@ UNDO = ("goes well", "fails once", "loses its answer once")
 WAIT = ("comes in time", "comes early", "comes twice", "comes too late", "never comes")
 
 
-class Closed(Refusal):
-    """What a step of a schedule refuses with."""
-
-    code = "explored"
-
-
 @dataclass(frozen=True)
 class Explored:
     """What an exploration has found.
@@ -315,7 +309,7 @@ class Schedule:
                 raise TimeoutError(f"{name} {word}")
             answer = await signature.function(world, state, **given)
             if word == "refuses":
-                raise Closed(f"{name} {word}")
+                raise Refusal(f"{name} {word}")
             if word != "goes well":
                 raise TimeoutError(f"{name} {word}")
             return answer

@@ -39,7 +39,7 @@ class TestWhatIsShipped:
         Method: the weather is bad in four of five working lives; the report must show that it was, and that groups
         formed, else nothing was tried.
         """
-        report = storage(app, seed=11, cuts=40, full_disk=0.5, errors=0.6)
+        report = storage(app, seed=14, cuts=40, full_disk=0.5, errors=0.6)
 
         assert report.violations == []
         assert report.cuts == 40
@@ -94,7 +94,7 @@ class TestThatItCanFail:
 
         assert storage(app, seed=3, cuts=20, full_disk=0.0, errors=0.0).lost > 0
 
-    @pytest.mark.parametrize("seed", [2, 11])
+    @pytest.mark.parametrize("seed", [2, 19])
     def test_a_disk_that_lies_is_seen_to_lose(self, seed: int) -> None:
         """With one sync in five ignored the report says how many, and what was lost by it; with 2 the relay's own row too."""
         report = storage(app, seed=seed, cuts=30, fsync_lie=0.2, full_disk=0.0, errors=0.0)
@@ -110,7 +110,7 @@ class TestThatItCanFail:
 
         monkeypatch.setattr(writer, "lost", raised)
 
-        found = storage(app, seed=5, cuts=10, full_disk=1.0, errors=0.0)
+        found = storage(app, seed=9, cuts=10, full_disk=1.0, errors=0.0)
 
         assert {violation.kind for violation in found.violations} == {"refusal"}
 
