@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Deviation = tuple[str, int]
 
 BASE_S = 0.0005
-# How often something takes long, and at most how long, seconds: longer than the patience of a crowd, see network.py.
-SCATTERED, CROWDED = (0.01, 2.0), (0.03, 6.0)
+# How often something takes long, and at most how long, seconds. A crowd waits for connections, longer than its patience lasts
+# (network.py); slow statements would hold rows meanwhile, and the others would only stand in line.
+SLOW, SLOW_TO_CONNECT = (0.01, 2.0), (0.1, 6.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +120,5 @@ class Tape:
         seen = chance.random()
         if seen < 0.7:
             return BASE_S
-        often, longest_s = CROWDED if self.plan.crowd else SCATTERED
+        often, longest_s = SLOW_TO_CONNECT if self.plan.crowd and what == "db.connect" else SLOW
         return BASE_S * (1 + 60 * chance.random()) if seen < 1 - often else 0.1 + longest_s * chance.random()
