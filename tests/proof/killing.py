@@ -43,7 +43,7 @@ APP = "trial_app:app"
 SOURCE = """
 import os
 
-from dujiang import App, Call, Id, Model, Module, Read, Retry, Tx
+from dujiang import App, Call, Failed, Id, Model, Module, Ok, Read, Retry, Saga, Step, Tx, Unknown
 from dujiang.data.sql import Sql
 from dujiang.systems.shop import shop
 from dujiang.systems.shop.tables import stock
@@ -88,6 +88,58 @@ async def tell(call: Call, event: StockReserved) -> None:
     await tell_outside(call.key, event.order_id)
 
 
+class Pack(Model, frozen=False):
+    order_id: Id
+
+
+WORD = Sql("trial_word", "INSERT INTO trial_saga (id, order_id, word) VALUES ($1, $2, $3)", "Notes a step.")
+
+
+async def hold(tx: Tx, state: Pack) -> str:
+    await tx.fetch(WORD, tx.new_id(), state.order_id, "held")
+    return "held"
+
+
+async def free(tx: Tx, state: Pack, done: str) -> None:
+    await tx.fetch(WORD, tx.new_id(), state.order_id, "freed")
+
+
+async def label(call: Call, state: Pack) -> Ok[str] | Failed | Unknown:
+    return Ok(call.key)
+
+
+async def unlabel(call: Call, state: Pack, done: str | None) -> None:
+    return None
+
+
+async def refuse(call: Call, state: Pack) -> Ok[str] | Failed | Unknown:
+    return Failed("the post is closed")
+
+
+async def pack(tx: Tx, state: Pack) -> None:
+    await tx.fetch(WORD, tx.new_id(), state.order_id, "packed")
+
+
+@trial.saga(on=StockReserved, within="1h", retry=Retry(attempts=1000, base="5ms", cap="50ms"), stuck_after=1000)
+class Packing(Saga[Pack]):
+    label = Step(label, undo=unlabel)
+    pack = Step(pack)
+
+    @staticmethod
+    def begin(event: StockReserved) -> Pack:
+        return Pack(order_id=event.order_id)
+
+
+@trial.saga(on=StockReserved, within="1h", retry=Retry(attempts=1000, base="5ms", cap="50ms"), stuck_after=1000)
+class Posting(Saga[Pack]):
+    hold = Step(hold, undo=free)
+    post = Step(refuse, undo=unlabel)
+
+    @staticmethod
+    def begin(event: StockReserved) -> Pack:
+        return Pack(order_id=event.order_id)
+
+
 @trial.read("GET /trial/open")
 async def still_open(db: Read) -> Open:
     row = (await db.fetch(OPEN, current().node.clock.now_us()))[0]
@@ -102,6 +154,7 @@ revision = "0001"
 down_revision = None
 def upgrade():
     op.execute("CREATE TABLE trial_seen (id BIGINT PRIMARY KEY, order_id BIGINT NOT NULL)")
+    op.execute("CREATE TABLE trial_saga (id BIGINT PRIMARY KEY, order_id BIGINT NOT NULL, word TEXT NOT NULL)")
 '''
 
 Rows = list[tuple[str, ...]]
@@ -233,6 +286,8 @@ class Trial:
             ("mouse", str(2 * len(promised)), "0"),
         ]
         assert self.select("SELECT count(*), count(DISTINCT order_id) FROM trial_seen") == [(count, count)]
+        words = "SELECT word, count(*), count(DISTINCT order_id) FROM trial_saga GROUP BY word ORDER BY word"
+        assert self.select(words) == [(word, count, count) for word in ("freed", "held", "packed")]
         for table in ("dj_ready", "dj_running", "dj_dead", "dj_hold"):
             assert self.select(f"SELECT count(*) FROM {table}") == [("0",)], table
         published = self.select("SELECT topic, count(*) FROM dj_outbox GROUP BY topic ORDER BY topic")
@@ -241,7 +296,8 @@ class Trial:
             "SELECT s.name, count(*), count(DISTINCT o.seq) FROM dj_outcome o JOIN dj_subscription s"
             " ON s.sub_id = o.sub_id WHERE o.state = 1 GROUP BY s.name ORDER BY s.name"
         )
-        assert done == [(name, count, count) for name in ("shop.reserve_stock", "trial.see", "trial.tell")]
+        sagas = ("trial.Packing", "trial.Packing.begin", "trial.Posting", "trial.Posting.begin")
+        assert done == [(name, count, count) for name in ("shop.reserve_stock", *sagas, "trial.see", "trial.tell")]
         told = {tuple(line.split()) for line in (self.folder / "outside.txt").read_text().splitlines()}
         assert sorted(order for _, order in told) == promised, "an order was not told, or under two keys"
         assert len({key for key, _ in told}) == len(promised), "two orders were told under one key"

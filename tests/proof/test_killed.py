@@ -23,7 +23,7 @@ RANDOM_S = 120.0
 def test_a_store_outlives_every_crash_point(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """One store, and a life that ends at each named point in turn; a point that is never reached fails.
 
-    Method: thirteen processes one after another, each armed with the next point; then one that is let alone.
+    Method: one process after another, each armed with the next point; then one that is let alone.
     """
     trial = new_trial(kind, tmp_path, lambda: request.getfixturevalue("postgres"))
 

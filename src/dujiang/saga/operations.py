@@ -70,7 +70,7 @@ class SagaUnknown(DujiangError):
     """There is no such saga."""
 
     code = "saga_unknown"
-    move = "fix"
+    move = "choose"
     status = 404
     says = "no saga has the id {saga_id}"
     cure = "`dujiang sagas list` shows them; one that has ended is known for as long as `keep=` says"
@@ -108,7 +108,8 @@ class StateRefused(DujiangError):
     """The new state of a saga is none that its code could read."""
 
     code = "saga_state_refused"
-    move = "fix"
+    move = "choose"
+    status = 422
     says = "the state does not fit {saga}: {why}"
     cure = "begin with the state that `dujiang sagas show` prints"
 
