@@ -106,6 +106,10 @@ class Step(Generic[S, R]):
     def bind(self, where: str, state: Any) -> None:
         """Read its functions. Raises Declared."""
         place = f"{where}.{self.name}"
+        for function in (self.function, self.undo):
+            if isinstance(function, Step):
+                how = "give the function another name than the step: inside the class that name means the step"
+                raise Declared(where=place, what=f"is made of the step {function.name}", how=how)
         self.timeout_s = seconds_of(self.timeout, place)
         if self.attempts is not None and self.attempts < 1:
             raise Declared(where=place, what=f"attempts={self.attempts}", how="give it at least 1")

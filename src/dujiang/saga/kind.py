@@ -112,3 +112,8 @@ class Kind:
 def hopeless(error: BaseException) -> bool:
     """Whether another try is of no use: a refusal, or something that somebody must put right."""
     return isinstance(error, DujiangError) and error.move in ("fix", "choose")
+
+
+def elsewhere(error: BaseException) -> bool:
+    """Whether an error says nothing about the step: the database was away, a connection broke, the lease is lost."""
+    return isinstance(error, DujiangError) and error.move == "wait" and not isinstance(error, StepUnknown)

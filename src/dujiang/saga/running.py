@@ -18,10 +18,11 @@ Whether an error means "again", "back" or "stuck" is decided here:
     refusal, Failed       back                      stuck                        stuck
     others, Unknown       again; at the end back    again, as long as it takes   again; at the end stuck
 
-Stuck is a dead letter of the saga's work, so it shows where all that failed shows, and an operator takes it on
-(operations.py). A step that succeeds after failures gives the work back with a new account of tries: they are counted for
-each step. Refused: a row in dj_ready for each step. It would cost a claim and an acknowledgement for each, and buy nothing.
-testing/conformance/sagas.py holds these on every broker and database, tests/drill/test_sagas.py kills at every point.
+An error that says nothing about the step (the database is away) is never held against it. Stuck is a dead letter of the
+saga's work, so it shows where all that failed shows, and an operator takes it on (operations.py). A step that succeeds after
+failures gives the work back with a new account of tries: they are counted for each step. Refused: a row in dj_ready for each
+step. It would cost a claim and an acknowledgement for each, and buy nothing.
+testing/conformance/sagas.py holds these on every broker and database, tests/drill/test_sagas.py kills in simulations.
 """
 
 from __future__ import annotations
@@ -30,16 +31,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dujiang.data.database import OutcomeUnknown
 from dujiang.data.transaction import Piece, transact
 from dujiang.kernel.context import changed, current
 from dujiang.messaging.closing import Closing
-from dujiang.messaging.work import STATE_DONE, LeaseLost, ack_pieces, still_running
+from dujiang.messaging.work import STATE_DONE, ack_pieces, still_running
 from dujiang.resilience.retry import Snooze
 from dujiang.saga import store
 from dujiang.saga.definition import Step, Wait
 from dujiang.saga.held import Hold, SagaCall, key_of
-from dujiang.saga.kind import Moved, SagaStuck, SagaUnreadable, StepUnknown, hopeless
+from dujiang.saga.kind import Moved, SagaStuck, SagaUnreadable, StepUnknown, elsewhere, hopeless
 from dujiang.saga.outcome import Failed, Ok, Unknown
 from dujiang.saga.progress import (
     COMPENSATED,
@@ -151,9 +151,11 @@ class Run:
                 await self._local(step)
             else:
                 await self._outside(step)
-        except (LeaseLost, OutcomeUnknown, Moved, Snooze, SagaStuck):
+        except (Moved, SagaStuck):
             raise
         except Exception as error:
+            if elsewhere(error):
+                raise
             if not before_pivot(self._flow, self.progress):
                 if hopeless(error):
                     raise self._stuck(step.name, store.said(error)) from error
@@ -205,19 +207,17 @@ class Run:
 
     async def _undo(self, step: Step[Any, Any]) -> None:
         """Undo a step; one that cannot be undone is for an operator."""
-        back = step.back
-        assert back is not None
         raw = self.progress.result_of(step.name)
-        sometimes("a step with an unknown outcome is undone" if raw is None else "a step is undone")
+        sometimes("a step is undone")
         try:
             done = None if raw is None else step.adapter.validate_json(raw)
-            if back.local:
-                await self._undo_local(step, done)
-            else:
-                await self._undo_outside(step, done)
-        except (LeaseLost, OutcomeUnknown, Moved, Snooze, SagaStuck):
+            undo = self._undo_local if step.back is not None and step.back.local else self._undo_outside
+            await undo(step, done)
+        except (Moved, SagaStuck):
             raise
         except Exception as error:
+            if elsewhere(error):
+                raise
             if hopeless(error) or self._claim.attempt >= self._kind.stuck_after:
                 raise self._stuck(step.name, f"it cannot be undone: {store.said(error)}") from error
             raise
@@ -271,7 +271,6 @@ class Run:
                 return self._park(tx, wait, until_us, due_us)
             if not back:
                 raise self._stuck(wait.name, f"{wait.event.event_name} has not come in time, and there is no way back")
-            sometimes("a saga waits in vain")
             why = f"{wait.event.event_name} has not come in time"
             return self._close(tx, turned(self.progress, TIMED_OUT, wait.name, why, tx.now_us))
 

@@ -118,6 +118,7 @@ class TestSteps:
         async def unstorable(tx: Tx, state: State) -> Callable[[], int]: ...  # type: ignore[empty-body]
 
         twice = Step(local)
+        again: Any = Step(local)
         for parts, expected in (
             ({"a": Step(untyped)}, "has no type for: state"),
             ({"a": Step(reads)}, "does not begin as a step does"),  # type: ignore[arg-type]
@@ -127,6 +128,7 @@ class TestSteps:
             ({"a": twice, "b": twice}, "one step under two names"),
             ({"a": Step(local, timeout="soon")}, "is not a duration"),
             ({"a": Step(local, attempts=0)}, "attempts=0"),
+            ({"a": Step(local), "c": Step(again)}, "is made of the step"),
         ):
             assert expected in refused(lambda parts=parts: made(**parts))  # type: ignore[misc]
 
