@@ -21,6 +21,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
@@ -158,7 +159,9 @@ class BoundRead:
         self._through = None
         if verb.cached:
             ttl_s, absent_s = verb.ttl_s or 0.0, verb.absent_s or 0.0
-            self._through = caching.through(verb.name, ttl_s=ttl_s, absent_s=absent_s)
+            self._through = caching.through(
+                verb.name, ttl_s=ttl_s, absent_s=absent_s, contract=self._contract() if caching.second else b""
+            )
 
     async def value(self, values: Mapping[str, Any], response: Response | None = None) -> Any:
         """Run the read and return what the function returns; `response` is filled in by a handler that asks for one."""
@@ -234,6 +237,14 @@ class BoundRead:
             age_s = max(0, int(context.node.clock.monotonic() - entry.loaded_s))
             headers += [(b"x-dj-stale", b"1"), (b"age", b"%d" % age_s)]
         return Answer(self.verb.status, headers, entry.body)
+
+    def _contract(self) -> bytes:
+        """Tells these answers from those of another version of the code: their schema, what they are asked by, and tags."""
+        try:
+            schema = self._codec.adapter.json_schema(mode="serialization")
+        except PydanticUserError:
+            schema = {"type": repr(self._codec.adapter)}
+        return to_json([schema, self._names, self.verb.tags, self.verb.status])
 
     def _key_of(self, values: Mapping[str, Any]) -> bytes:
         try:

@@ -60,7 +60,7 @@ async def forget(world: World, *tags: str) -> None:
 
 def named(news: forgotten.News) -> set[int]:
     """The names that a look found."""
-    return {name for _, names in news.rows for name in names}
+    return {name for row in news.rows for name in row.names}
 
 
 def of(*tags: str) -> set[int]:
@@ -207,7 +207,7 @@ async def test_many_writers_at_once_lose_nothing(life_on_postgres: Any) -> None:
             final = done.is_set()
             news = await forgotten.since(database, position)
             position = news.position
-            seen.extend(name for _, names in news.rows for name in names)
+            seen.extend(name for row in news.rows for name in row.names)
         await writing
 
         assert sorted(seen) == sorted(of(*(f"n{n}" for n in range(200))))

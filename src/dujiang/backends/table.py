@@ -128,6 +128,23 @@ ADAPTERS = (
         shape="bare",
         options=("max_mib",),
     ),
+    *(
+        Adapter(
+            port="cache",
+            scheme=scheme,
+            path="dujiang.backends.redis.cache:RedisCache",
+            shape="server",
+            names="number of a database",
+            driver="hiredis",
+            extra="redis",
+            # backends/redis/options.py says what they mean.
+            options=(
+                *("prefix", "timeout", "connect_timeout", "max_mib"),
+                *(("cafile", "capath", "certfile", "keyfile") if scheme == "rediss" else ()),
+            ),
+        )
+        for scheme in ("redis", "rediss")
+    ),
 )
 
 
