@@ -76,7 +76,7 @@ class TestRedis(SharedCacheConformance, capabilities=RedisCache.capabilities):
 
     async def pass_time(self, seconds: float) -> None:
         """Wait."""
-        await asyncio.sleep(seconds)
+        await CLOCK.sleep(seconds)
 
     def take_away(self) -> None:
         """Kill it."""

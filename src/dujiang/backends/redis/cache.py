@@ -124,6 +124,7 @@ class RedisCache:
             with self._node.limits.within(PROBE_S):
                 told = {**lines(await link.ask("INFO", "server")), **lines(await link.ask("INFO", "memory"))}
                 told |= lines(await link.ask("INFO", "persistence"))
+                told["keys"] = str(await link.ask("DBSIZE"))
         except (LinkLost, ReplyError, TimeoutError) as error:
             raise CacheAway(url=self._options.shown, why=str(error) or "it is silent") from None
         finally:
@@ -133,6 +134,7 @@ class RedisCache:
             "maxmemory",
             "maxmemory_policy",
             "used_memory",
+            "keys",
             "aof_enabled",
             "rdb_changes_since_last_save",
         )
