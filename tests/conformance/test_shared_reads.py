@@ -243,6 +243,27 @@ async def test_a_thousand_readers_of_three_copies_cause_one_load(life: Life, mon
         assert runs[1] == 1
 
 
+async def test_who_has_just_written_waits_for_nobodys_load(
+    pair: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another copy holds the lease and never loads: who has just written loads at once, for that load may not see it."""
+    monkeypatch.setattr(second, "WAIT_S", 3_000.0)
+    monkeypatch.setattr(redis_cache, "LEASE_MS", 3_000_000)
+    one, other = pair
+    await one.runtime.caching.follower.stop()  # A look that finds the row would end the rule.
+    shared = other.runtime.caching.second
+    assert shared is not None
+
+    async def claimed(key: bytes, _: bytes) -> bool | None:
+        return await type(shared.cache).claim(shared.cache, key, b"another")
+
+    monkeypatch.setattr(one.runtime.caching.second.cache, "claim", claimed)  # type: ignore[union-attr]
+    await one.put("/notes/1", {"text": "tea"})
+
+    async with asyncio.timeout(120.0):
+        assert await text_of(one, 1) == "tea"
+
+
 async def test_a_copy_that_starts_gives_what_is_there(life: Life) -> None:
     """A new copy reads what the log holds, and needs no load for what was loaded before it started."""
     async with life() as one:
