@@ -103,7 +103,7 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         ("outcome",),
     ),
     TelemetryEvent(
-        "cache.shared.measured",
+        "cache.shared_measured",
         "The metrics were read by a process that shares answers: whether that cache answers, and calls of it that failed.",
         ("dujiang_cache_shared_up", "dujiang_cache_shared_failures_total"),
         ("kind",),
