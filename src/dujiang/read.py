@@ -25,6 +25,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
+from dujiang.caching.caching import AROUND
 from dujiang.caching.through import Wanted
 from dujiang.gateway.handler import is_response, members_of, where_of
 from dujiang.gateway.problems import JSON_HEADERS, Answer, NotFound
@@ -138,6 +139,9 @@ class BoundRead:
         caching: Keeps answers.
         provided: What the app injects, by parameter.
         answer_type: What it returns.
+
+    Attributes:
+        forgotten: Whether a transaction of this copy ever forgot an answer.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class BoundRead:
         self._names = [name for name in verb.handler.parameters if name not in ours]
         self._types: dict[str, TypeAdapter[Any]] = {}
         self._through = None
+        self.forgotten = False
         if verb.cached:
             ttl_s, absent_s = verb.ttl_s or 0.0, verb.absent_s or 0.0
             self._through = caching.through(
@@ -192,7 +197,7 @@ class BoundRead:
 
     async def respond(self, call: Call) -> Answer:
         """Make the answer, kept or loaded. Raises NotFound for None."""
-        if self._through is not None:
+        if self._through is not None and not AROUND.get():
             return await self._kept(call)
         response = fresh() if self.verb.handler.responses else None
         value = await self.value(call.values, response)
@@ -267,6 +272,7 @@ class BoundRead:
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a `tx.forget` means, as a request would bring them. Raises ForgetRefused."""
+        self.forgotten = True
         what, given = self.verb.name, {**dict(zip(self._names, args, strict=False)), **kwargs}
         wrong = set(self._names) ^ set(given)
         if len(args) > len(self._names) or wrong or len(given) != len(args) + len(kwargs):

@@ -6,13 +6,16 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
 from dujiang.backends.redis.cache import CacheAway, RedisCache
 from dujiang.backends.redis.options import RedisOption, options_of
+from dujiang.backends.redis.simulated.cache import CacheModel, SimulatedCache
 from dujiang.caching.shared import SharedCache
 from dujiang.kernel.clock import SystemClock
+from dujiang.kernel.entropy import SystemEntropy
 from dujiang.kernel.node import Node
 from dujiang.testing.conformance.shared_cache import LONG_MS, SharedCacheConformance
 from dujiang.testing.processes import BinaryMissing
@@ -86,6 +89,87 @@ class TestRedis(SharedCacheConformance, capabilities=RedisCache.capabilities):
         """Start it."""
         self.server.start()
         await until(lambda: all(cache.condition.up for cache in caches))
+
+
+class Quiet:
+    """A simulation in which nothing happens but what it was told to, on a clock that is moved by hand."""
+
+    name, dead, tracing = "quiet", False, False
+
+    def __init__(self) -> None:
+        self.model = CacheModel()
+        self.draws: dict[str, list[int]] = {}
+        self.moved_us = 0
+
+    async def hop(self, what: str) -> None:
+        """One turn of the loop."""
+        await asyncio.sleep(0)
+
+    def draw(self, label: str, high: int = 1) -> int:
+        """0, unless something else is on the list."""
+        answers = self.draws.get(label, [])
+        return min(high, answers.pop(0)) if answers else 0
+
+    def shared(self, name: str, make: Callable[[], Any]) -> Any:
+        """The model."""
+        return self.model
+
+    def now_us(self) -> int:
+        """Moved by hand."""
+        return self.moved_us
+
+
+class TestSimulated(SharedCacheConformance, capabilities=SimulatedCache.capabilities):
+    """The model that the drill uses."""
+
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> None:
+        self.quiet = Quiet()
+
+    def caches(self, count: int) -> AbstractAsyncContextManager[list[SharedCache]]:
+        """So many machines."""
+
+        @asynccontextmanager
+        async def made() -> AsyncIterator[list[SharedCache]]:
+            node: Any = Node("quiet", CLOCK, SystemEntropy(), simulation=self.quiet)  # type: ignore[arg-type]
+            yield [SimulatedCache("simulated:", node) for _ in range(count)]
+
+        return made()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Move the clock."""
+        self.quiet.moved_us += round(seconds * 1e6)
+        await asyncio.sleep(0)
+
+    def take_away(self) -> None:
+        """Everything is lost."""
+        self.quiet.model.take_away()
+
+    async def bring_back(self, caches: list[SharedCache]) -> None:
+        """It answers."""
+        self.quiet.model.away = False
+
+    @pytest.mark.parametrize("late", range(1, 17))
+    async def test_what_is_late_comes_over_what_came_meanwhile(self, late: int) -> None:
+        """An old value arrives some calls after a newer one; in every second form it was there at once as well."""
+        self.quiet.draws["cache.late"] = [late]
+        async with self.caches(1) as (cache,):
+            await cache.put(b"a", b"old", LONG_MS)
+            at_once = await cache.get(b"a")
+            await cache.put(b"a", b"new", LONG_MS)
+            seen = [await cache.get(b"a") for _ in range(10)]
+
+            assert at_once == (b"old" if late % 2 == 0 else None)
+            assert (seen.count(b"new"), seen[-1]) == ((late + 1) // 2 - 1, b"old")
+
+    async def test_its_other_faults_are_those_that_a_server_has(self) -> None:
+        """No answer, an eviction, a lease that two have, and one of which nobody can say."""
+        self.quiet.draws |= {"cache.away": [0, 1], "cache.evict": [0, 1], "cache.lease": [0, 1, 2]}
+        async with self.caches(1) as (cache,):
+            await cache.put(b"a", b"x", LONG_MS)
+            assert await cache.get(b"a") is None
+            assert [await cache.get(b"a"), await cache.get(b"a")] == [b"x", None]
+            assert [await cache.claim(b"b", b"%d" % n) for n in range(4)] == [True, True, None, False]
 
 
 class TestTrouble:

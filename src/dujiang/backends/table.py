@@ -145,6 +145,12 @@ ADAPTERS = (
         )
         for scheme in ("redis", "rediss")
     ),
+    Adapter(
+        port="cache",
+        scheme="simulated",
+        path="dujiang.backends.redis.simulated.cache:SimulatedCache",
+        shape="bare",
+    ),
 )
 
 

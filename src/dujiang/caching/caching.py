@@ -5,6 +5,7 @@ With a cache that processes share there is a second level below the one in the p
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dujiang.caching.floors import Floors
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from dujiang.data.database import Database
     from dujiang.kernel.node import Node
     from dujiang.telemetry.metrics import Metrics
+
+
+# Set where a read goes around the caches, to be compared with what they give.
+AROUND: ContextVar[bool] = ContextVar("around", default=False)
 
 
 class Caching:

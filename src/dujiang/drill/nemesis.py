@@ -34,9 +34,10 @@ FAMILIES: dict[str, tuple[str, float, float, float]] = {
     "external": ("external", 0.02, 0.1, 0.3),
     "rabbit": ("rabbit", 0.005, 0.02, 0.1),
     "upgrade": ("upgrade", 0.02, 0.06, 0.15),
+    "cache": ("cache", 0.02, 0.1, 0.4),
 }
 # Families that came later have a chance of their own, so that the plans of known seeds stay what they were.
-LATER = ("upgrade",)
+LATER = ("upgrade", "cache")
 LOOKS_S = 0.25
 PAUSES_S = (0.3, 3.0, 25.0)
 SKEWS_S = (-30.0, -1.0, 1.0, 60.0)
