@@ -81,6 +81,11 @@ class Guard:
     def __len__(self) -> int:
         return len(self._touched)
 
+    @property
+    def looked_s(self) -> float:
+        """When the last look at the log that succeeded began, monotonic seconds."""
+        return self._good_until_s - self._trust_s
+
     def trusted(self, now_s: float) -> bool:
         """Whether the log was looked at recently enough to call anything fresh."""
         return now_s < self._good_until_s

@@ -5,8 +5,8 @@
     stale-for-ever     everything has healed, and seconds later a machine still gives such an answer
 
 A cached read is asked twice on one machine: as any client asks, and around the caches. The two may differ only if something
-was committed between them, or if somebody else committed less than SOON_S ago, which is longer than a process trusts its
-last look at the log (caching/guard.py).
+was committed between them, or if anything but the client's own write was since that machine last began to look at the log
+(caching/guard.py): of that it need not have heard.
 
 Judged are reads that have tags, or of which some transaction of the run forgot an answer. One that nobody ever forgets is
 meant to be as old as its ttl; to judge it would be to find fault with what somebody has chosen.
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dujiang.drill.world import World
     from dujiang.testing.harness import Response
 
-SOON_S = 3.5
 LOOKED_S = 5.0
 ASKED_MAX = 12
 SHOWN = 200
@@ -77,12 +76,12 @@ class Reads:
         """A client has the answer of its write; ask on the machine that gave it, and compare."""
         machine, now_s = operation.answered_by, self._world.loop.now
         self._look_whose()
-        if machine is None or operation.tries != 1 or not machine.ready:
+        if machine is None or machine.runtime is None or operation.tries != 1 or not machine.ready:
             return
         self.note(request)
-        # More than one's own, in this time, and a difference may be somebody else's, of whom nobody has heard yet.
-        before = self._lately(now_s)
-        if len(before) > 1 or any(who != machine.name or at < operation.at_s for at, who in before):
+        # More than one's own since the machine's last look, and a difference may be somebody else's, of whom it has not heard.
+        since = self._since(machine, now_s)
+        if len(since) > 1 or any(who != machine.name or at < operation.at_s for at, who in since):
             return
         said = await self._compared(machine, request)
         if said:
@@ -107,8 +106,11 @@ class Reads:
                 if said := await self._compared(machine, request):
                     yield Violation("stale-for-ever", f"{LOOKED_S:.0f} s after everything had healed {said}")
 
-    def _lately(self, now_s: float) -> list[tuple[float, str]]:
-        return [(at, who) for at, who in self.forgets[-20:] if at > now_s - SOON_S]
+    def _since(self, machine: Machine, now_s: float) -> list[tuple[float, str]]:
+        """What was forgotten since the last look of a machine at the log began."""
+        assert machine.runtime is not None
+        looked_s = now_s - (machine.node.clock.monotonic() - machine.runtime.caching.guard.looked_s)
+        return [(at, who) for at, who in self.forgets if at >= looked_s]
 
     def _look_whose(self) -> None:
         """Note which reads somebody keeps up to date; a machine that dies takes its own knowledge along."""
