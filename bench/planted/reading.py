@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.planted.bug import SHOP, Bug
+from bench.planted.bug import BOARD, SHOP, Bug
 
 READ = "src/dujiang/read.py"
 TX = "src/dujiang/messaging/tx.py"
@@ -22,8 +22,8 @@ READING = (
 """,
         app=SHOP,
         breaks="No machine gives for ever what another has changed.",
-        shows="No fault needed: one gateway keeps an order that waits, the worker decides it, and the other gateway, or the"
-        " first one after it has heard, takes the old answer from the shared cache.",
+        shows="One gateway keeps an order that waits, the worker decides it, and the other gateway, or the first one after it"
+        " has heard, takes the old answer from the shared cache; no fault is needed.",
         author="seeing",
     ),
     Bug(
@@ -55,7 +55,7 @@ READING = (
 """,
         app=SHOP,
         breaks="A read gives the answer to what was asked.",
-        shows="No fault needed: two orders are asked for.",
+        shows="Two orders are asked for; no fault is needed.",
         author="seeing",
     ),
     Bug(
@@ -66,9 +66,9 @@ READING = (
 """,
         new="""            pass
 """,
-        app=SHOP,
+        app=BOARD,
         breaks="Who has the answer of a write reads that write in the same process.",
-        shows="No fault needed: the process that decided an order, or set it, is asked before its next look, and has it kept.",
+        shows="The process that changed a notice is asked before its next look, and has kept it; no fault is needed.",
         author="seeing",
     ),
     Bug(
@@ -81,9 +81,9 @@ READING = (
 """,
         new="""        self._found = latest
 """,
-        app=SHOP,
+        app=BOARD,
         breaks="No machine gives for ever what another has changed.",
-        shows="No fault needed: a gateway hears of a decision, and a look later takes from the shared cache what was kept"
+        shows="Two changes, no fault: a gateway hears of one, and a look later takes from the shared cache what was kept"
         " before it.",
         author="seeing",
     ),
@@ -99,9 +99,23 @@ READING = (
             flight.tick = tick = self._guard.tick
         now_s = self._node.clock.monotonic()
 """,
-        app=SHOP,
+        app=BOARD,
         breaks="What is being loaded while it changes is not kept as if it were new.",
         shows="A commit, and the look that hears of it, between a load's statement and its landing: a slow way back, a pause.",
+        author="seeing",
+    ),
+    Bug(
+        name="absent_needs_no_floor",
+        says="That there is nothing cannot be outdated: nothing has changed.",
+        where=SECOND,
+        old="""        if not self._floors.allow(position, names):
+""",
+        new="""        if entry.body is not None and not self._floors.allow(position, names):
+""",
+        app=BOARD,
+        breaks="What was just made is there for everybody.",
+        shows="A gateway asks for a notice before it hangs, and the answer lies in the shared cache; then it is hung, and a"
+        " gateway asks again. No fault is needed.",
         author="seeing",
     ),
 )
