@@ -318,6 +318,26 @@ async def test_versions_of_the_code_do_not_read_each_others_answers(life: Life) 
         assert (await old.get("/notes/1")).json == {"text": "tea"}
 
 
+async def test_what_cannot_be_read_is_loaded_again(
+    pair: tuple[World, World], redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody wrote over our values: they are counted, told once, and loaded again."""
+    one, other = pair
+    for note in (1, 2):
+        await one.put(f"/notes/{note}", {"text": "tea"})
+        assert await text_of(one, note) == "tea"
+    await kept(one)
+    keys = redis.command("KEYS", "dj:c:*").splitlines()
+    assert len(keys) == 2
+    for key in keys:
+        redis.command("SET", key, "cos\nsystem\n(S'true'\ntR.")
+    await other.runtime.caching.follower.look()
+
+    assert [await text_of(other, 1), await text_of(other, 2)] == ["tea", "tea"]
+    assert count(other, "unreadable") == 2
+    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 1
+
+
 async def test_an_empty_redis_costs_loads(pair: tuple[World, World], redis: RedisServer) -> None:
     """FLUSHALL: the copy that has the answer gives it, the other loads it."""
     one, other = pair

@@ -178,8 +178,9 @@ class Second:
         try:
             entry, position = unpacked(raw, names, self._guard.tick, moment)
         except ValueError as error:
+            if not self.count["unreadable"].value:  # Once: whoever fills the cache must not fill the log.
+                logger.warning("entries of the shared cache cannot be read and are loaded again: %s", error)
             self.count["unreadable"].add()
-            logger.warning("an entry of the shared cache cannot be read and is loaded again: %s", error)
             return False
         if not self._floors.allow(position, names):
             self.count["outdated"].add()
