@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dujiang import Id, Job, Tx, sometimes
+from dujiang import Client, Id, Job, Tx, sometimes
 from dujiang.systems.ledger.accounts import HOUSE, ledger
 from dujiang.systems.ledger.book import Book, each_of
 from dujiang.systems.ledger.contract import (
@@ -183,3 +183,25 @@ async def deposit(
     )
     await book.write()
     return made.view()
+
+
+@ledger.workload
+async def a_payer(client: Client) -> None:
+    """What one customer does in a drill: pay, set aside, and end that near the moment at which it ends by itself."""
+    number = int(client.random() * 1_000_000)
+    debit, credit = client.choice([("11", "12"), ("12", "11")])
+    said = {"user_id": "ann", "debit_account_id": debit, "credit_account_id": credit}
+    paid = {**said, "amount": client.choice(["10.00", "400.00"]), "reference": f"pay-{number}"}
+    await client.post("/api/v1/transfers", paid)
+    held = {**said, "amount": "30.00", "reference": f"hold-{number}", "expires_in_s": client.choice([1, 2, 60])}
+    hold = await client.post("/api/v1/holds", held)
+    if hold.status != 201:
+        return
+    end = {"user_id": "ann", "transfer_id": hold.json["transfer_id"]}
+    await client.sleep(client.choice([0.0, 0.8, 0.95, 1.8]))
+    if client.random() < 0.75:
+        await client.post("/api/v1/captures", {**end, "amount": client.choice(["30.00", "12.50"])})
+    else:
+        await client.post("/api/v1/voids", end)
+    for part in ("a", "b"):
+        await client.post("/api/v1/refunds", {**end, "amount": "10.00", "reference": f"back-{part}-{number}"})
