@@ -17,7 +17,7 @@ Refused: sub-balances of a hot account, to be added up later. They bring no more
 then be a guess while somebody pays. Refused too: the condition inside an UPDATE, as the shop does it. An entry needs the
 balance, number and hash before it, so the row is needed anyhow.
 
-tests/test_concurrency.py has 64 clients on one account; bench/ledger.py measures it.
+tests/test_crowd.py has 64 clients on one account; bench/ledger.py measures it.
 """
 
 from __future__ import annotations
