@@ -45,9 +45,7 @@ async def measured(url: str, *, hot: bool, seconds: float) -> dict[str, Any]:
         number = place
         while time.perf_counter() < until:
             debit, credit = legs(number, hot=hot)
-            body = NewTransfer(
-                user_id="bench", debit_account_id=debit, credit_account_id=credit, amount=AMOUNT, reference=f"n{number}"
-            )
+            body = NewTransfer(user_id="bench", debit=debit, credit=credit, amount=AMOUNT, reference=f"n{number}")
             await runtime.run(move_money, (body,), {}, f"n{number}")
             number += CLIENTS
             done += 1

@@ -18,7 +18,7 @@ MONEY = (
         book.know((await tx.execute(BY_ID, {"ids": ids})).all())
 """,
         new="""        rows = (await tx.execute(BY_ID, {"ids": ids})).all()
-        legs = (leg for row in rows for leg in (row.debit_account_id, row.credit_account_id))
+        legs = (leg for row in rows for leg in (row.debit, row.credit))
         book = await cls.opened(tx, legs, references)
         book.know(rows)
 """,
@@ -63,8 +63,8 @@ MONEY = (
         old="""        self._hold(held, -1)
         self._post(held, taken)
 """,
-        new="""        self.accounts[held.debit_account_id].held -= taken
-        self.accounts[held.credit_account_id].incoming -= taken
+        new="""        self.accounts[held.debit].held -= taken
+        self.accounts[held.credit].incoming -= taken
         self._post(held, taken)
 """,
         app=BOOKS,

@@ -31,7 +31,7 @@ async def test_its_python_computes_the_same_hashes(site: Path, database: str) ->
     """The function of the page gives every hash of a statement, from the first entry to the last."""
     write_files(PAGE, site)
     check: Any = importlib.import_module("check")
-    body = {"user_id": "ann", "debit_account_id": "11", "credit_account_id": "13", "amount": "0.29"}
+    body = {"user_id": "ann", "debit": "11", "credit": "13", "amount": "0.29"}
 
     async with running(app, database=database) as world:
         for number in range(5):

@@ -18,7 +18,7 @@ CLIENTS, KILLS, ANSWERS = 16, 2, 120
 def asked(server: Up, number: int) -> bytes | None:
     """One transfer of a cent; its answer, or None when nobody answered. Odd ones go the other way."""
     legs = ("11", "12") if number % 2 else ("12", "11")
-    body = {"user_id": "ann", "debit_account_id": legs[0], "credit_account_id": legs[1], "amount": "0.01"}
+    body = {"user_id": "ann", "debit": legs[0], "credit": legs[1], "amount": "0.01"}
     try:
         answer = server.request(
             "POST", "/api/v1/transfers", {**body, "reference": f"n{number}"}, idempotency_key=f"n{number}"

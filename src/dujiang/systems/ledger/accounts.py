@@ -142,7 +142,7 @@ async def read_transfer(db: Read, transfer_id: Id, user_id: User) -> TransferVie
     if row is None:
         return None
     found = Transfer(*row)
-    legs = [found.debit_account_id, found.credit_account_id]
+    legs = [found.debit, found.credit]
     if not (await db.execute(OWNERS, {"user_id": user_id, "ids": legs})).all():
         return None
     return found.view()

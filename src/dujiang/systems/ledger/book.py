@@ -71,12 +71,10 @@ LOCKED = (
     .order_by(account.c.account_id)
     .with_for_update()
 )
-LEGS = select(transfer.c.debit_account_id, transfer.c.credit_account_id).where(
-    transfer.c.transfer_id.in_(bindparam("ids", expanding=True))
-)
+LEGS = select(transfer.c.debit, transfer.c.credit).where(transfer.c.transfer_id.in_(bindparam("ids", expanding=True)))
 BY_ID = select(transfer).where(transfer.c.transfer_id.in_(bindparam("ids", expanding=True)))
 BY_REFERENCE = select(transfer).where(
-    transfer.c.debit_account_id.in_(bindparam("ids", expanding=True)),
+    transfer.c.debit.in_(bindparam("ids", expanding=True)),
     transfer.c.reference.in_(bindparam("references", expanding=True)),
 )
 ADD_TRANSFER = insert(transfer)
@@ -105,7 +103,7 @@ class Book:
         self.accounts = accounts
         self.transfers: dict[int, Transfer] = {}
         self._tx = tx
-        self._by_name: dict[tuple[int, str, str], Transfer] = {}
+        self._by_name: dict[tuple[int, str, str, str], Transfer] = {}
         self._made: dict[int, Transfer] = {}
         self._changed: dict[int, Transfer] = {}
         self._touched: dict[int, Account] = {}
@@ -155,13 +153,13 @@ class Book:
     def transfer(self, transfer_id: int, paid: str | None = None) -> Transfer:
         """A transfer; if `paid` is given, one that pays an account of this owner. Raises UnknownTransfer."""
         found = self.transfers.get(transfer_id)
-        if found is None or (paid is not None and self.accounts[found.credit_account_id].owner != paid):
+        if found is None or (paid is not None and self.accounts[found.credit].owner != paid):
             raise UnknownTransfer(f"there is no transfer {transfer_id} to you", transfer_id=str(transfer_id))
         return found
 
-    def named(self, debit: int, source: str, reference: str) -> Transfer | None:
+    def named(self, debit: int, source: str, kind: str, reference: str) -> Transfer | None:
         """The transfer that was made under a reference, if it was asked for when the book was opened."""
-        return self._by_name.get((debit, source, reference))
+        return self._by_name.get((debit, source, kind, reference))
 
     def move(self, wish: Wish, owner: str | None = None) -> Transfer:
         """Make a transfer, or find the one that was made under this reference before.
@@ -170,7 +168,7 @@ class Book:
             Refusal: One of the ledger's; nothing was changed.
         """
         debit = self.account(wish.debit, owner)
-        before = self.named(wish.debit, wish.source, wish.reference)
+        before = self.named(wish.debit, wish.source, wish.kind, wish.reference)
         if before is not None:
             return same(before, wish)
         if wish.debit == wish.credit:
@@ -184,8 +182,8 @@ class Book:
             reference=wish.reference,
             kind=wish.kind,
             state="pending",
-            debit_account_id=wish.debit,
-            credit_account_id=wish.credit,
+            debit=wish.debit,
+            credit=wish.credit,
             currency=wish.currency,
             amount=wish.amount,
             posted=ZERO,
@@ -227,8 +225,8 @@ class Book:
         if taken > held.amount:
             raise AboveHold(f"{taken} were asked for and {held.amount} are held", held=str(held.amount))
         scaled(taken, held.currency)
-        thawed(self.accounts[held.debit_account_id])
-        thawed(self.accounts[held.credit_account_id])
+        thawed(self.accounts[held.debit])
+        thawed(self.accounts[held.credit])
         self._hold(held, -1)
         self._post(held, taken)
         return held
@@ -256,13 +254,13 @@ class Book:
             source=source,
             reference=reference,
             kind="refund",
-            debit=first.credit_account_id,
-            credit=first.debit_account_id,
+            debit=first.credit,
+            credit=first.debit,
             currency=first.currency,
             amount=amount,
             refund_of=transfer_id,
         )
-        if self.named(wish.debit, source, reference) is not None:
+        if self.named(wish.debit, source, wish.kind, reference) is not None:
             return self.move(wish)
         if first.kind == "refund" or first.state != "posted":
             raise NotRefundable(f"a {first.kind} that is {first.state} has nothing to give back", state=first.state)
@@ -277,13 +275,13 @@ class Book:
     # In memory, where nothing fails any more ----------------------------------------------------------------------
 
     def _hold(self, held: Transfer, sign: int) -> None:
-        debit, credit = self.accounts[held.debit_account_id], self.accounts[held.credit_account_id]
+        debit, credit = self.accounts[held.debit], self.accounts[held.credit]
         debit.held += sign * held.amount
         credit.incoming += sign * held.amount
         self._touched[debit.account_id], self._touched[credit.account_id] = debit, credit
 
     def _post(self, posted: Transfer, amount: Decimal) -> None:
-        debit, credit = self.accounts[posted.debit_account_id], self.accounts[posted.credit_account_id]
+        debit, credit = self.accounts[posted.debit], self.accounts[posted.credit]
         # One time for both entries, and no account's time runs backwards: a period of a statement is a run of numbers.
         at = max(self._tx.now, debit.last_at, credit.last_at)
         self._enter(debit, posted, -amount, at)
@@ -293,8 +291,8 @@ class Book:
         self._events.append(
             TransferPosted(
                 transfer_id=posted.transfer_id,
-                debit_account_id=debit.account_id,
-                credit_account_id=credit.account_id,
+                debit=debit.account_id,
+                credit=credit.account_id,
                 currency=posted.currency,
                 posted=amount,
                 kind=posted.kind,

@@ -65,12 +65,12 @@ class AccountView(Model):
 
 
 class NewTransfer(Model):
-    """An amount to be moved at once. Under one `reference` an account is debited once, whatever key a request carries."""
+    """An amount to be moved at once; under one reference an account is debited once by each kind of request."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"user_id": "ann", "debit_account_id": d, "credit_account_id": c, "amount": a, "reference": r}
+                {"user_id": "ann", "debit": d, "credit": c, "amount": a, "reference": r}
                 for d, c, a, r in (
                     ("11", "12", "25.00", "rent-7"),
                     ("12", "11", "300.00", "back-1"),
@@ -82,8 +82,8 @@ class NewTransfer(Model):
     )
 
     user_id: User = Field(description="Who pays: the owner of the debited account.")
-    debit_account_id: AccountId
-    credit_account_id: AccountId
+    debit: AccountId
+    credit: AccountId
     amount: Amount
     currency: Annotated[Currency, Field(examples=["EUR"])] = "EUR"
     reference: Annotated[Reference, Field(examples=["rent-7", "car-2", "cent", "order-1", "order-2"])]
@@ -97,8 +97,8 @@ class NewHold(NewTransfer):
             "examples": [
                 {
                     "user_id": "ann",
-                    "debit_account_id": d,
-                    "credit_account_id": c,
+                    "debit": d,
+                    "credit": c,
                     "amount": a,
                     "reference": r,
                     "expires_in_s": s,
@@ -155,8 +155,8 @@ class TransferView(Model):
     source: Source
     kind: Kind
     state: State
-    debit_account_id: Id
-    credit_account_id: Id
+    debit: Id
+    credit: Id
     currency: Currency
     amount: Money
     posted: Money
@@ -300,8 +300,8 @@ class TransferPosted(Event):
     """Money moved: a transfer, a captured hold or a refund."""
 
     transfer_id: Id = key()
-    debit_account_id: Id
-    credit_account_id: Id
+    debit: Id
+    credit: Id
     currency: Currency
     posted: Money
     kind: Kind

@@ -32,8 +32,8 @@ async def transfers_are_entered(db: Read) -> list[Any]:
     """Transfers whose entries are not those of their state."""
     own = entry.c.transfer_id == transfer.c.transfer_id
     count = select(func.count()).where(own).scalar_subquery()
-    debit = total(entry.c.amount, own, entry.c.account_id == transfer.c.debit_account_id)
-    credit = total(entry.c.amount, own, entry.c.account_id == transfer.c.credit_account_id)
+    debit = total(entry.c.amount, own, entry.c.account_id == transfer.c.debit)
+    credit = total(entry.c.amount, own, entry.c.account_id == transfer.c.credit)
     posted = transfer.c.state == "posted"
     wrong = or_(
         and_(posted, or_(count != 2, credit != transfer.c.posted, debit + transfer.c.posted != ZERO)),
@@ -56,8 +56,8 @@ async def balance_is_replay(db: Read) -> list[Any]:
 async def holds_are_held(db: Read) -> list[Any]:
     """Accounts whose holds differ from their transfers; a hold that is stuck shows here too."""
     pending = transfer.c.state == "pending"
-    held = total(transfer.c.amount, pending, transfer.c.debit_account_id == account.c.account_id)
-    incoming = total(transfer.c.amount, pending, transfer.c.credit_account_id == account.c.account_id)
+    held = total(transfer.c.amount, pending, transfer.c.debit == account.c.account_id)
+    incoming = total(transfer.c.amount, pending, transfer.c.credit == account.c.account_id)
     wrong = or_(account.c.held != held, account.c.incoming != incoming)
     return list((await db.execute(select(account).where(wrong))).all())
 

@@ -186,10 +186,10 @@ def apply(book: Book, event: Any) -> tuple[Outcome, str]:
                 )
             )
             return "applied", ""
-        paid = book.named(HOUSE[event.currency], "provider", event.payment_id)
+        paid = book.named(HOUSE[event.currency], "provider", "transfer", event.payment_id)
         if paid is None:
             return "waiting", "its payment is not known yet"
-        if paid.credit_account_id != event.account_id:
+        if paid.credit != event.account_id:
             return "refused", "account_differs"
         book.refund(paid.transfer_id, "provider", event.event_id, event.amount, None)
     except Refusal as refusal:

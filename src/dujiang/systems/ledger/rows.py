@@ -65,8 +65,8 @@ class Transfer:
     reference: str
     kind: Any
     state: Any
-    debit_account_id: int
-    credit_account_id: int
+    debit: int
+    credit: int
     currency: Any
     amount: Decimal
     posted: Decimal
@@ -77,9 +77,9 @@ class Transfer:
     closed_at: datetime | None
 
     @property
-    def name(self) -> tuple[int, str, str]:
-        """By what it is found again: account, source and reference."""
-        return (self.debit_account_id, self.source, self.reference)
+    def name(self) -> tuple[int, str, str, str]:
+        """By what it is found again: account, source, kind and reference."""
+        return (self.debit, self.source, self.kind, self.reference)
 
     def view(self) -> TransferView:
         """As it is shown."""
@@ -92,7 +92,7 @@ class Wish:
 
     Attributes:
         source: Who: a client, an operator, the provider.
-        reference: The wish's own name, per debited account and source.
+        reference: The wish's own name, per debited account, source and kind.
         kind: "transfer" or "refund" moves money at once, "hold" sets it aside.
         debit: The account that pays.
         credit: The account that is paid.
@@ -115,8 +115,8 @@ class Wish:
 
 def same(before: Transfer, wish: Wish) -> Transfer:
     """The transfer that was made under a reference before, if it is the one that is asked for. Raises ReferenceReused."""
-    asked = (wish.kind, wish.credit, wish.currency, wish.amount, wish.refund_of)
-    if (before.kind, before.credit_account_id, before.currency, before.amount, before.refund_of) != asked:
+    asked = (wish.credit, wish.currency, wish.amount, wish.refund_of)
+    if (before.credit, before.currency, before.amount, before.refund_of) != asked:
         told = f"the reference {wish.reference} belongs to another transfer from account {wish.debit}"
         raise ReferenceReused(told, transfer_id=str(before.transfer_id))
     return before

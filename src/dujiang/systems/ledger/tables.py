@@ -27,8 +27,8 @@ account = Table(
     Column("last_at", Instant, nullable=False),
 )
 
-# `amount` was asked for, `posted` of it moved, `refunded` of that went back. Under one reference of one source an account
-# is debited once: the row is the second half of idempotency, after the request's key.
+# `amount` was asked for, `posted` of it moved, `refunded` of that went back. Under one reference an account is debited
+# once by each kind of each source: the row is the second half of idempotency, after the request's key.
 transfer = Table(
     "ledger_transfer",
     metadata,
@@ -37,8 +37,8 @@ transfer = Table(
     Column("reference", Key(80), nullable=False),
     Column("kind", Choice("transfer", "hold", "refund"), nullable=False),
     Column("state", Choice("pending", "posted", "voided", "expired"), nullable=False),
-    Column("debit_account_id", Id, nullable=False),
-    Column("credit_account_id", Id, nullable=False),
+    Column("debit", Id, nullable=False),
+    Column("credit", Id, nullable=False),
     Column("currency", Choice("EUR", "USD", "JPY"), nullable=False),
     Column("amount", Money(2), nullable=False),
     Column("posted", Money(2), nullable=False),
@@ -47,7 +47,7 @@ transfer = Table(
     Column("expires_at", Instant),
     Column("created_at", Instant, nullable=False),
     Column("closed_at", Instant),
-    UniqueConstraint("debit_account_id", "source", "reference", name="ledger_transfer_reference"),
+    UniqueConstraint("debit", "reference", "source", "kind", name="ledger_transfer_reference"),
     Index("ledger_transfer_refund_of", "refund_of"),
     Index("ledger_transfer_source", "source", "created_at"),
 )

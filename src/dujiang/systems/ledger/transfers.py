@@ -63,7 +63,7 @@ Moved = (
 @ledger.write("POST /api/v1/transfers", batch=BATCH, idempotency="required")
 async def move_money(tx: Tx, bodies: list[NewTransfer]) -> list[Moved]:
     """Move money between two accounts, one of which is the caller's."""
-    legs = {leg for body in bodies for leg in (body.debit_account_id, body.credit_account_id)}
+    legs = {leg for body in bodies for leg in (body.debit, body.credit)}
     book = await Book.opened(tx, legs, (body.reference for body in bodies))
     answers = each_of(bodies, lambda body: book.move(wish_of(body, None), body.user_id))
     await book.write()
@@ -73,7 +73,7 @@ async def move_money(tx: Tx, bodies: list[NewTransfer]) -> list[Moved]:
 @ledger.write("POST /api/v1/holds", batch=BATCH, idempotency="required")
 async def place_hold(tx: Tx, bodies: list[NewHold]) -> list[Moved]:
     """Set an amount aside until it is captured, voided, or expires."""
-    legs = {leg for body in bodies for leg in (body.debit_account_id, body.credit_account_id)}
+    legs = {leg for body in bodies for leg in (body.debit, body.credit)}
     book = await Book.opened(tx, legs, (body.reference for body in bodies))
     known = set(book.transfers)
 
@@ -93,8 +93,8 @@ def wish_of(body: NewTransfer, expires_at: datetime | None) -> Wish:
         source="client",
         reference=body.reference,
         kind="transfer" if expires_at is None else "hold",
-        debit=body.debit_account_id,
-        credit=body.credit_account_id,
+        debit=body.debit,
+        credit=body.credit,
         currency=body.currency,
         amount=body.amount,
         expires_at=expires_at,
@@ -190,7 +190,7 @@ async def a_payer(client: Client) -> None:
     """What one customer does in a drill: pay, set aside, and end that near the moment at which it ends by itself."""
     number = int(client.random() * 1_000_000)
     debit, credit = client.choice([("11", "12"), ("12", "11")])
-    said = {"user_id": "ann", "debit_account_id": debit, "credit_account_id": credit}
+    said = {"user_id": "ann", "debit": debit, "credit": credit}
     paid = {**said, "amount": client.choice(["10.00", "400.00"]), "reference": f"pay-{number}"}
     await client.post("/api/v1/transfers", paid)
     held = {**said, "amount": "30.00", "reference": f"hold-{number}", "expires_in_s": client.choice([1, 2, 60])}

@@ -16,7 +16,7 @@ from dujiang.systems.ledger.chain import GENESIS, canonical, link
 from dujiang.systems.ledger.tables import account, entry
 from dujiang.testing.harness import World, running
 
-PAY = {"user_id": "ann", "debit_account_id": "11", "credit_account_id": "13", "amount": "19.99"}
+PAY = {"user_id": "ann", "debit": "11", "credit": "13", "amount": "19.99"}
 DROP = {
     "postgresql": ("DROP TRIGGER ledger_entry_is_kept ON ledger_entry",),
     "sqlite": ("DROP TRIGGER ledger_entry_is_kept", "DROP TRIGGER ledger_entry_is_not_deleted"),

@@ -19,8 +19,8 @@ async def pay(world: World, number: int, *, debit: int, credit: int, amount: str
     """One transfer of Ann's, asked for again for as long as the answer says to wait."""
     body = {
         "user_id": "ann",
-        "debit_account_id": str(debit),
-        "credit_account_id": str(credit),
+        "debit": str(debit),
+        "credit": str(credit),
         "amount": amount,
         "reference": f"n{number}",
     }
@@ -90,7 +90,7 @@ class TestCrowd:
     async def test_a_hold_that_many_want_to_end_ends_once(self, store: str) -> None:
         """Captures, voids and its own expiry at once: one of them wins, and the money agrees with the winner."""
         async with running(app, database=store) as world:
-            body = {"user_id": "ann", "debit_account_id": "11", "credit_account_id": "12", "amount": "30.00"}
+            body = {"user_id": "ann", "debit": "11", "credit": "12", "amount": "30.00"}
             holds = [
                 await world.post("/api/v1/holds", {**body, "reference": f"h{n}", "expires_in_s": 1}, key=f"h{n}")
                 for n in range(8)
