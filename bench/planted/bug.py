@@ -10,6 +10,7 @@ COUPONS = "bench.planted.apps.coupons:app"
 SEATS = "bench.planted.apps.seats:app"
 LEDGER = "bench.planted.apps.ledger:app"
 PAYMENTS = "bench.planted.apps.payments:app"
+BOOKS = "dujiang.systems.ledger:app"
 
 
 @dataclass(frozen=True, kw_only=True)

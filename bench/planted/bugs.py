@@ -5,8 +5,9 @@ from __future__ import annotations
 from bench.planted.bug import Bug
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
+from bench.planted.money import MONEY
 from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY)
