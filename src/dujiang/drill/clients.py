@@ -28,6 +28,9 @@ T = TypeVar("T")
 TRIES_MAX = 60
 WAIT_S_MAX = 2.0
 CALM_S = 60.0
+# Clients of a crowd begin their calls together, at whole multiples of this.
+WAVE_S = 2.5
+FOLLOWS = 3  # Of so many and one calls in a wave, all but one ask for the same.
 # Answers that say "later": the client asks again with the same key.
 LATER = (429, 503)
 
@@ -124,11 +127,17 @@ class Clients:
 
     async def client(self, name: str, operations: int) -> None:
         """One generated client: so many operations, with reads between them."""
-        pick = self.world.tape.pick
-        for _ in range(operations):
-            flow = self.workload.pick(lambda label, high: pick(f"{name}.{label}", high))
-            request = self.workload.request(flow, lambda label, high: pick(f"{name}.{label}", high), self.memory)
-            await self._reread(await self.call(name, request), lambda label, high: pick(f"{name}.{label}", high))
+        pick, crowd = self.world.tape.pick, self.world.tape.plan.crowd
+        for number in range(operations):
+            if crowd:
+                await self.world.loop.pause(WAVE_S - self.world.loop.now % WAVE_S)
+            choose, whose = pick, name
+            if crowd and pick(f"{name}.follows", FOLLOWS):
+                choose, whose = self.world.tape.same, f"wave{number}"
+            flow = self.workload.pick(lambda label, high: choose(f"{whose}.{label}", high))  # noqa: B023  (called here)
+            request = self.workload.request(flow, lambda label, high: choose(f"{whose}.{label}", high), self.memory)  # noqa: B023
+            written = await self.call(name, request)
+            await self._reread(written, lambda label, high: pick(f"{name}.{label}", high))
             if pick(f"{name}.looks", 2) == 0:
                 look = self.workload.reads(lambda label, high: pick(f"{name}.{label}", high), self.memory)
                 if look is not None:
@@ -182,9 +191,11 @@ class DeclaredClient:
     async def _send(
         self, method: str, path: str, body: Any, key: str | None, headers: Mapping[str, str] | None
     ) -> DeclaredReply:
-        raw = None if body is None else json.dumps(body).encode()
+        raw = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {**({"content-type": "application/json"} if raw is not None else {}), **(headers or {})}
-        flow = Flow(name=f"{self._name} {method} {path}", verb=None, method=method, path=path, writes=method != "GET")
+        flow = self._clients.workload.flow_at(method, path) or Flow(
+            name=f"{self._name} {method} {path}", verb=None, method=method, path=path, writes=method != "GET"
+        )
         request = Request(method=method, path=path, headers=given, body=raw, flow=flow)
         operation = await self._clients.call(self._name, request, key or "")
         return DeclaredReply(operation.final)
@@ -196,7 +207,7 @@ class DeclaredClient:
     async def post(
         self, path: str, body: Any = None, *, key: str | None = None, headers: Mapping[str, str] | None = None
     ) -> DeclaredReply:
-        """POST a JSON value."""
+        """POST a JSON value, or bytes as they are."""
         return await self._send("POST", path, body, key, headers)
 
     async def put(
