@@ -9,8 +9,10 @@ WALLET = "bench.planted.apps.wallet:app"
 COUPONS = "bench.planted.apps.coupons:app"
 SEATS = "bench.planted.apps.seats:app"
 LEDGER = "bench.planted.apps.ledger:app"
+BOARD = "bench.planted.apps.board:app"
 PAYMENTS = "bench.planted.apps.payments:app"
 TRIPS = "bench.planted.apps.trips:app"
+BOOKS = "dujiang.systems.ledger:app"
 
 
 @dataclass(frozen=True, kw_only=True)

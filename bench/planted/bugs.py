@@ -5,9 +5,11 @@ from __future__ import annotations
 from bench.planted.bug import Bug
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
+from bench.planted.money import MONEY
+from bench.planted.reading import READING
 from bench.planted.sagas import SAGAS
 from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *SAGAS)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *READING, *SAGAS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.planted.bug import COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET, Bug
+from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET, Bug
 from bench.planted.bugs import BUGS
 from bench.planted.calm import LIVES, lived
 from bench.planted.plant import planted
@@ -18,6 +18,7 @@ RIGHT = {
     COUPONS: [201, 409, 201, 409],
     SEATS: [201, 409, 201, 409, 201, 409],
     LEDGER: [201, 201, 201, 201, 422],
+    BOARD: [404, 200, 200, 404, 422, 200],
     PAYMENTS: [201, 201, 201, 201, 409, 400],
     TRIPS: [201, 201, 201, 201],
 }

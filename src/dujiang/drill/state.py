@@ -21,9 +21,9 @@ COUNT_MAX = 1 << 40
 LONG = re.compile(r"[0-9a-fA-F]{12,}|[0-9a-fA-F-]{20,}")
 OURS = ("dj_", "sqlite_", "alembic_")
 EVENTS = "SELECT 'events of ' || topic, count(*) FROM dj_outbox GROUP BY topic ORDER BY topic"
-# A saga whose time is over turns back. Which ones do follows from the time that a fault has taken.
-LATE = "sagas out of time"
-OUT_OF_TIME = "SELECT count(DISTINCT saga_id) FROM dj_saga_step WHERE kind IN (8, 9)"
+# A saga turns back when its time is over, or its tries are: which ones do follows from what a fault has taken.
+LATE = "sagas that turned back"
+TURNED_BACK = "SELECT count(DISTINCT saga_id) FROM dj_saga_step WHERE kind IN (3, 4, 8, 9)"
 ROWS_SHOWN = 3
 
 Tables = dict[str, list[list[Any]]]
@@ -48,7 +48,7 @@ class Calm:
         return cls(canonical(first, without), without)
 
     def differs(self, tables: Tables) -> str:
-        """How the end of another run differs, in one sentence; empty when it does not, or when a fault took too long."""
+        """How the end of another run differs, in one sentence; empty when it does not, or when other sagas turned back."""
         found = canonical(jsonable(tables), self.without)
         return "" if found.get(LATE) != self.rows.get(LATE) else difference(self.rows, found)
 
@@ -71,7 +71,7 @@ def tables_of(world: World) -> Tables:
             found[name] = [columns, *sorted((list(row) for row in rows), key=repr)]
     for name, count in world.store.rows(EVENTS):
         found[name] = [["count"], [count]]
-    found[LATE] = [["count"], *([count] for (count,) in world.store.rows(OUT_OF_TIME))]
+    found[LATE] = [["count"], *([count] for (count,) in world.store.rows(TURNED_BACK))]
     return found
 
 
