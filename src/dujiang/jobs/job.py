@@ -111,6 +111,20 @@ class Job:
         return instant(self.now_us)
 
     @property
+    def due(self) -> datetime | None:
+        """The time of its schedule for which this job was made, UTC; the same in every run. None without a schedule."""
+        return self._header("due_us")
+
+    @property
+    def due_before(self) -> datetime | None:
+        """The time of its schedule that fired before this one; None for the first, and for one that was asked for."""
+        return self._header("before_us")
+
+    def _header(self, name: str) -> datetime | None:
+        value = None if self.message is None else self.message.headers.get(name)
+        return instant(value) if isinstance(value, int) else None
+
+    @property
     def fence(self) -> Piece | None:
         """What ends every transaction of this run: it commits only while the run has its claim."""
         return None if self.claim is None else fence_piece(self.name, self.claim)
