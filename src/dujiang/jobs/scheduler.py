@@ -33,10 +33,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dujiang.data.sql import Sql
+from dujiang.jobs.agreement import RENEW_S, Agreement
 from dujiang.jobs.enqueue import enqueue
 from dujiang.jobs.running import BELL as JOBS_BELL
 from dujiang.jobs.running import cancel_waiting
-from dujiang.jobs.schedules import BELL, FIRED, OWNER, PASSED_OVER, SEEN_US, agree, rows_of
+from dujiang.jobs.schedules import BELL, FIRED, OWNER, PASSED_OVER
 from dujiang.kernel.clock import instant
 from dujiang.kernel.context import changed, current
 from dujiang.kernel.errors import DujiangError
@@ -179,7 +180,7 @@ class Scheduler:
         self._fired = fired
         self._rows: dict[int, Row] = {}
         self._tend_at = 0.0
-        self._other: set[str] = set()
+        self._agreement = Agreement(database, {name: each.schedule for name, each in declared.items()})
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -229,15 +230,9 @@ class Scheduler:
 
     async def _tend(self, *, starting: bool) -> None:
         """Say what this program says of its schedules, and read what counts."""
-        now_us = self._node.clock.now_us()
-        declared = {name: each.schedule for name, each in self._declared.items()}
-        other = await agree(self._database, declared, now_us, starting=starting)
-        for name in sorted(other - self._other):
-            logger.warning("%s is fired as another version of the program says, which works on this store too", name)
-        rows = await self._database.read(rows_of)
-        self._other = other
-        self._rows = {row.number: row for row in rows.values() if row.name in declared and row.schedule is not None}
-        self._tend_at = self._node.clock.monotonic() + SEEN_US / 1e6
+        rows = await self._agreement.reach(self._node.clock.now_us(), starting=starting)
+        self._rows = {row.number: row for row in rows.values() if row.schedule is not None}
+        self._tend_at = self._node.clock.monotonic() + RENEW_S
 
     async def _fire(self, tx: Tx) -> bool:
         """One transaction: what is due, then what somebody has asked for; whether there was something."""

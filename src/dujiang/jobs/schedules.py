@@ -10,19 +10,10 @@ transaction that writes the row.
 
 An operator writes wishes and makes no jobs: a wish needs neither a lease nor ids of its own, so a command works with no
 process up, and who runs `backfill` twice has asked once.
-
-Which text counts. A version of the program that says something new about a schedule is believed when it starts, and what it
-says is believed until nobody who says it has been seen for TAKEN_OVER_US. So an older process that restarts in the middle of
-a rolling deploy leaves the row as it is, and the older version that is alone again after the deploy was taken back takes
-its schedule up after a minute. Refused: the last who starts is right, by which both versions change the row in turns; a
-version number, which nobody raises for a hotfix.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,11 +25,9 @@ from dujiang.kernel.clock import instant, microseconds
 from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from dujiang.data.database import Connection, Database
-
-logger = logging.getLogger("dujiang.jobs.schedules")
 
 WANTED, FIRED, PASSED_OVER = 0, 1, 2
 HOW = ("due", "late", "by hand", "backfill")
@@ -47,9 +36,6 @@ STATE = ("wanted", "fired", "passed over")
 OWNER = "*schedule"
 
 BELL = "schedules"
-TAKEN_OVER_US = 60_000_000
-SEEN_US = 20_000_000
-KNOWN_MAX = 50
 BACKFILL_MAX = 1000
 NEXT_SHOWN, FIRES_SHOWN = 5, 20
 KEEP_FIRES_US = 30 * 86_400_000_000
@@ -60,24 +46,6 @@ ROWS = Sql(
     """SELECT d.schedule_id, s.name, d.spec, d.rev, d.known, d.seen_us, d.next_us, d.last_us, d.paused_us
        FROM dj_schedule d JOIN dj_subscription s ON s.sub_id = d.schedule_id WHERE s.active = 1 ORDER BY s.name""",
     "Reads every schedule.",
-)
-NUMBERS = Sql("schedule_numbers", "SELECT name, sub_id FROM dj_subscription WHERE routed = 0", "The kinds of jobs.")
-INSERT = Sql(
-    "schedule_insert",
-    """INSERT INTO dj_schedule (schedule_id, spec, rev, known, seen_us, since_us, next_us) VALUES ($1, $2, 1, $3, $4, $4, $5)
-       ON CONFLICT DO NOTHING""",
-    "Makes a schedule known.",
-)
-ADOPT = Sql(
-    "schedule_adopt",
-    """UPDATE dj_schedule SET spec = $3, rev = rev + 1, known = $4, seen_us = $5, since_us = $6, next_us = $7
-       WHERE schedule_id = $1 AND rev = $2""",
-    "Gives a schedule another text, and computes from there.",
-)
-SEEN = Sql(
-    "schedule_seen",
-    "UPDATE dj_schedule SET seen_us = $3 WHERE schedule_id = $1 AND rev = $2",
-    "Says that somebody who says so is still there.",
 )
 PAUSE = Sql(
     "schedule_pause",
@@ -105,6 +73,16 @@ WAITING = Sql(
     "schedule_waiting",
     "SELECT schedule_id, count(*) FROM dj_fire WHERE state = 0 GROUP BY schedule_id",
     "Counts wishes.",
+)
+RETIRED = Sql(
+    "schedule_retired",
+    "DELETE FROM dj_schedule WHERE schedule_id IN (SELECT sub_id FROM dj_subscription WHERE active = 0)",
+    "Forgets the schedules whose kind of jobs was given up.",
+)
+RETIRED_WISHES = Sql(
+    "schedule_retired_wishes",
+    "DELETE FROM dj_fire WHERE state = 0 AND schedule_id IN (SELECT sub_id FROM dj_subscription WHERE active = 0)",
+    "Forgets what was asked for of them.",
 )
 OLD_FIRES = Sql(
     "schedule_old_fires",
@@ -179,11 +157,6 @@ class Row:
             return None
 
 
-def fingerprint(spec: str) -> str:
-    """Stands for a text among those that were known."""
-    return hashlib.blake2b(spec.encode(), digest_size=8).hexdigest()
-
-
 async def rows_of(connection: Connection) -> dict[str, Row]:
     """Every schedule by name."""
     return {row[1]: Row(*row) for row in await connection.fetch(ROWS)}
@@ -192,49 +165,6 @@ async def rows_of(connection: Connection) -> dict[str, Row]:
 async def waiting_of(connection: Connection) -> dict[int, int]:
     """How many firings somebody has asked for, by schedule."""
     return {row[0]: row[1] for row in await connection.fetch(WAITING)}
-
-
-async def agree(database: Database, declared: Mapping[str, Schedule], now_us: int, *, starting: bool) -> set[str]:
-    """Make the rows equal to the code, where the code is what counts.
-
-    Args:
-        database: Where they are.
-        declared: The schedules of this program, by name.
-        now_us: The present time.
-        starting: Whether the program has just come.
-
-    Returns:
-        The names whose rows say something else than this program, because another version counts.
-    """
-
-    async def body(connection: Connection) -> set[str]:
-        rows, other = await rows_of(connection), set()
-        numbers = {row[0]: row[1] for row in await connection.fetch(NUMBERS)}
-        for name, schedule in declared.items():
-            row, spec = rows.get(name), schedule.stored()
-            if row is None:
-                known = json.dumps([fingerprint(spec)])
-                await connection.execute(INSERT, numbers[name], spec, known, now_us, schedule.after(now_us))
-            elif row.spec == spec:
-                if row.seen_us < now_us - SEEN_US:
-                    await connection.execute(SEEN, row.number, row.rev, now_us)
-            elif (starting and fingerprint(spec) not in json.loads(row.known)) or row.seen_us < now_us - TAKEN_OVER_US:
-                await adopt(connection, row, schedule, now_us)
-            else:
-                other.add(name)
-        return other
-
-    return await database.write(body)
-
-
-async def adopt(connection: Connection, row: Row, schedule: Schedule, now_us: int) -> None:
-    """Give a schedule the text of this program. What is due by it is counted from now, or from the last that has fired."""
-    spec, since_us = schedule.stored(), max(row.last_us or 0, now_us)
-    mine = fingerprint(spec)
-    known = [*(each for each in json.loads(row.known) if each != mine), mine][-KNOWN_MAX:]
-    changes = (spec, json.dumps(known), now_us, since_us, schedule.after(since_us))
-    if await connection.execute(ADOPT, row.number, row.rev, *changes):
-        logger.info("%s is now %s", row.name, schedule)
 
 
 class Schedules:
@@ -364,6 +294,15 @@ class Schedules:
         asked = await self._database.write(body)
         self._wake()
         return asked
+
+    async def retire(self) -> None:
+        """Forget the schedules of jobs that the app has given up; were they declared again, nothing would have been missed."""
+
+        async def body(connection: Connection) -> None:
+            await connection.execute(RETIRED)
+            await connection.execute(RETIRED_WISHES)
+
+        await self._database.write(body)
 
     async def _row(self, connection: Connection, name: str) -> Row:
         found = (await rows_of(connection)).get(name)
