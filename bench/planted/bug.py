@@ -9,6 +9,7 @@ WALLET = "bench.planted.apps.wallet:app"
 COUPONS = "bench.planted.apps.coupons:app"
 SEATS = "bench.planted.apps.seats:app"
 LEDGER = "bench.planted.apps.ledger:app"
+ROUNDS = "bench.planted.apps.rounds:app"
 PAYMENTS = "bench.planted.apps.payments:app"
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bench.planted.bug import Bug
+from bench.planted.clock import CLOCK
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
 from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *CLOCK)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dujiang.drill.violation import Violation
 from dujiang.jobs.schedule import BACKFILL, MISSED_US, Schedule
-from dujiang.jobs.schedules import FIRED, OWNER
+from dujiang.jobs.schedules import FIRED, OWNER, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -101,7 +101,7 @@ def judged(world: World) -> Iterator[Violation]:
         yield Violation("fired-once", f"{name}: the clock has made job {job_id} for a time that has another job")
     if all(verb.keep_s >= KEPT_S_MIN for verb in declared(world).values()):
         for name, at_us in world.store.rows(JOBLESS, (FIRED,)):
-            yield Violation("fired-once", f"{name}: the time {at_us} has fired, and its job is not there")
+            yield Violation("fired-once", f"{name}: the time {shown(at_us)} has fired, and its job is not there")
     for name, number, spec, since_us, _, last_us in world.store.rows(SCHEDULES):
         schedule = Schedule.read(spec)
         fires = dict(world.store.rows(FIRES, (number,)))
@@ -111,5 +111,5 @@ def judged(world: World) -> Iterator[Violation]:
             found_us = next((made_us for fire_us, made_us in fires.items() if fire_us > at_us), None)
             given_up = schedule.misfire == "once" and found_us is not None and found_us - at_us > MISSED_US
             if at_us not in fires and not given_up:
-                yield Violation("fired-once", f"{name}: a time has come that fired no job: {at_us}")
+                yield Violation("fired-once", f"{name}: a time has come that fired no job: {shown(at_us)}")
                 break

@@ -74,12 +74,15 @@ class Cron:
         if len(fields) != FIELDS:
             raise NotCron(f"{text!r} has {len(fields)} fields", how)
         self._fields = " ".join(fields)
+        never = NotCron(f"{text!r} never fires: no such day comes", "correct day, month or weekday")
         try:
             self._calendar = CronSim(self._fields, datetime(2000, 1, 1))  # noqa: DTZ001  (local time, the zone is added later)
         except (CronSimError, ValueError) as error:
-            raise NotCron(f"{text!r} is no pattern: {error}", how) from None
+            # It knows itself of days that a month lacks, and calls them bad; in any month they are not.
+            anywhen = parses([*fields[:3], "*", fields[4]]) and parses([*fields[:2], "*", *fields[3:]])
+            raise (never if anywhen else NotCron(f"{text!r} is no pattern: {error}", how)) from None
         if self._later(datetime(2000, 1, 1)) is None:  # noqa: DTZ001
-            raise NotCron(f"{text!r} never fires: no such day comes", "correct day, month or weekday")
+            raise never
 
     def __repr__(self) -> str:
         return f"<Cron {self.text!r} in {self.zone.key}>"
@@ -122,6 +125,15 @@ class Cron:
             opens_us = first_us(day.replace(hour=0, minute=0), self.zone)
             # Were the clocks turned back over that midnight, the day goes on from here.
             at = max(at + MINUTE, instant(opens_us))
+
+
+def parses(fields: list[str]) -> bool:
+    """Whether five fields are a pattern."""
+    try:
+        CronSim(" ".join(fields), datetime(2000, 1, 1))  # noqa: DTZ001
+    except (CronSimError, ValueError):
+        return False
+    return True
 
 
 def first_us(local: datetime, zone: tzinfo) -> int:

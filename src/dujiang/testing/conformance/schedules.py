@@ -91,14 +91,14 @@ class ScheduleCases(StageSuite):
         for world in worlds:
             world.runtime.bells.ring("schedules")
         for world in worlds:
-            await self.quiet(world)
+            await self.all_fired(world)
 
     async def next_one(self, work: Clockwork, clock: JumpClock, world: World) -> None:
         """Let the next time come, and return when it is done."""
         now_us = world.runtime.node.clock.now_us()
         await self.pass_by(clock, (work.schedule.after(now_us) - now_us) / 1e6 + 1.0, world)
 
-    async def quiet(self, world: World) -> None:
+    async def all_fired(self, world: World) -> None:
         """Return when nothing is due or wanted, and no job is left."""
         now_us = world.runtime.node.clock.now_us()
         due = f"SELECT 1 FROM dj_schedule WHERE paused_us IS NULL AND next_us <= {now_us}"
@@ -134,7 +134,7 @@ class ScheduleCases(StageSuite):
             assert len(work.runs) == 1
         clock.jump(hours * HOUR_S)
         async with self.ticking(work, clock) as world:
-            await self.quiet(world)
+            await self.all_fired(world)
             found = list(work.runs[1:])
             latest = work.schedule.latest(5, 0, world.runtime.node.clock.now_us())
             await self.next_one(work, clock, world)
@@ -292,7 +292,7 @@ class ScheduleCases(StageSuite):
             await self.pass_by(clock, 3 * HOUR_S, world)
             assert (work.runs, (await desk.show(NAME))["state"]) == ([], "paused")
             asked_us = await desk.run(NAME)
-            await self.quiet(world)
+            await self.all_fired(world)
             assert work.runs == [asked_us]
             await desk.resume(NAME)
             resumed_us = world.runtime.node.clock.now_us()
@@ -309,7 +309,7 @@ class ScheduleCases(StageSuite):
             await self.pass_by(clock, HOUR_S, world)
             (fired_us,) = work.runs
             asked = [await desk.backfill(NAME, fired_us - 5 * HOUR_US, fired_us) for _ in range(2)]
-            await self.quiet(world)
+            await self.all_fired(world)
 
             assert asked == [5, 0]
             assert sorted(work.runs) == [fired_us - HOUR_US * n for n in range(5, -1, -1)]
