@@ -65,4 +65,4 @@ def test_the_drill_of_the_page_finds_nothing(reports: Any, site: Path) -> None:
         check=False,
     )
 
-    assert "0 violations" in done.stdout, done.stdout + done.stderr
+    assert "0 violations\n" in done.stdout, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from dujiang.drill.escape import CHANCE
 from dujiang.drill.nemesis import Nemesis, plan_of
 from dujiang.drill.state import jsonable, tables_of
 from dujiang.drill.tape import Tape
-from dujiang.drill.timetable import begun, silenced
+from dujiang.drill.timetable import begun, granted, silenced
 from dujiang.drill.versions import mixed
 from dujiang.drill.violation import Violation
 from dujiang.drill.workload.coverage import Coverage
@@ -154,6 +154,7 @@ class Run:
             await clients.call("opening", opening)
         if scenario.kind == "sweep":
             await clients.each_flow("client")
+            await granted(world)
         else:
             await self._storm(clients)
         world.loop.watch = None

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from dujiang.app.runtime import Runtime
     from dujiang.drill.world import World
 
-__all__ = ["begun", "silenced", "timed"]
+__all__ = ["begun", "granted", "silenced", "timed"]
 
 SOON_US = 15_000_000
 OVERDUE_US = 5_000_000
 TIMES_MAX = 10_000
+GRANTED_S = 60.0
 KEPT_S_MIN = 3600.0
 
 SCHEDULES = """SELECT s.name, d.schedule_id, d.spec, d.since_us, d.next_us, d.last_us FROM dj_schedule d
   JOIN dj_subscription s ON s.sub_id = d.schedule_id WHERE s.active = 1 ORDER BY s.name"""
+ASKED = "SELECT 1 FROM dj_fire WHERE state = 0"
 OVERDUE = (
     "SELECT 1 FROM dj_schedule WHERE paused_us IS NULL AND next_us < ?1 UNION ALL SELECT 1 FROM dj_fire WHERE state = 0"
 )
@@ -77,6 +79,16 @@ async def begun(world: World, *, going: bool) -> None:
 def past(schedule: Schedule, now_us: int) -> list[int]:
     """The last time of a schedule; it may lie years back."""
     return schedule.latest(1, 0, now_us)
+
+
+async def granted(world: World) -> None:
+    """Wait until what was asked for is done, so that its steps are places for a crash; in a calm run that is soon."""
+    if not declared(world):
+        return
+    until = world.loop.now + GRANTED_S
+    while world.store.rows(ASKED) and world.loop.now < until:
+        await world.loop.pause(0.1)
+    await world.settled(GRANTED_S)
 
 
 async def timed(world: World) -> AsyncIterator[Violation]:
