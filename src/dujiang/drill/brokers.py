@@ -27,7 +27,7 @@ SHARE = 0.3
 
 def broker_of(scenario: Scenario, seed: str) -> str:
     """Over which broker a run goes, `sql` or `rabbitmq`; empty = as its cluster says."""
-    if scenario.kind == "sweep":
+    if scenario.kind != "random":
         return ""
     if scenario.broker == BOTH:
         return RABBITMQ if SeededEntropy(f"{seed}/broker").random() < SHARE else SQL

@@ -27,6 +27,9 @@ T = TypeVar("T")
 TRIES_MAX = 60
 WAIT_S_MAX = 2.0
 CALM_S = 60.0
+# Clients of a crowd begin their calls together, at whole multiples of this.
+WAVE_S = 2.5
+FOLLOWS = 3  # Of so many and one calls in a wave, all but one ask for the same.
 # Answers that say "later": the client asks again with the same key.
 LATER = (429, 503)
 
@@ -120,10 +123,15 @@ class Clients:
 
     async def client(self, name: str, operations: int) -> None:
         """One generated client: so many operations, with reads between them."""
-        pick = self.world.tape.pick
-        for _ in range(operations if self.workload.flows else 0):  # An app may live by the clock alone.
-            flow = self.workload.pick(lambda label, high: pick(f"{name}.{label}", high))
-            request = self.workload.request(flow, lambda label, high: pick(f"{name}.{label}", high), self.memory)
+        pick, crowd = self.world.tape.pick, self.world.tape.plan.crowd
+        for number in range(operations if self.workload.flows else 0):  # An app may live by the clock alone.
+            if crowd:
+                await self.world.loop.pause(WAVE_S - self.world.loop.now % WAVE_S)
+            choose, whose = pick, name
+            if crowd and pick(f"{name}.follows", FOLLOWS):
+                choose, whose = self.world.tape.same, f"wave{number}"
+            flow = self.workload.pick(lambda label, high: choose(f"{whose}.{label}", high))  # noqa: B023  (called here)
+            request = self.workload.request(flow, lambda label, high: choose(f"{whose}.{label}", high), self.memory)  # noqa: B023
             await self.call(name, request)
             if pick(f"{name}.looks", 2) == 0:
                 look = self.workload.reads(lambda label, high: pick(f"{name}.{label}", high), self.memory)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FOLDER = Path(".drill")
 SHRINK_S = 20.0
 SWEEP = Scenario(kind="sweep", clients=1, operations=1, jitter=False)
+LULL = replace(SWEEP, kind="lull")
 
 
 @dataclass(kw_only=True)
@@ -254,6 +255,7 @@ class Drill:
         if effort.sweep:
             sites = len(set(points))
             self._said(f"sweep: {len(points)} crash points at {sites} await sites, a run takes {one_s:.2f} s")
+            search.lull(LULL)
             search.sweep(SWEEP, every=effort.every)
             self._took("sweep", began)
         if (effort.budget_s > 0 or effort.seeds) and not search.enough:
@@ -262,7 +264,7 @@ class Drill:
             self._took("random", began)
 
     def _found(self, scenario: Scenario, outcome: Outcome, violation: Violation) -> None:
-        where = "crash sweep" if scenario.kind == "sweep" else f"seed {outcome.seed}"
+        where = {"sweep": "crash sweep", "lull": "after a silence"}.get(scenario.kind, f"seed {outcome.seed}")
         self._said(f"✗ {violation.invariant}: {violation.said} ({where})")
 
     def _sum(self, found: Found, workload: Workload) -> None:

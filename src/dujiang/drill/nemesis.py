@@ -2,6 +2,9 @@
 
 A seed does not do everything at once: it takes some kinds of faults, each rarely, now and then or often. Few kinds at
 a time find more than all together, because faults hide each other.
+
+Some seeds bring a crowd: clients that come in waves, want the newest thing, and often ask twice. Most of what goes wrong
+between two statements needs two clients on one row within milliseconds, which scattered clients seldom are.
 """
 
 from __future__ import annotations
@@ -34,19 +37,22 @@ FAMILIES: dict[str, tuple[str, float, float, float]] = {
     "external": ("external", 0.02, 0.1, 0.3),
     "rabbit": ("rabbit", 0.005, 0.02, 0.1),
     "upgrade": ("upgrade", 0.02, 0.06, 0.15),
+    "suspend": ("suspend", 0.002, 0.006, 0.02),
 }
 # Families that came later have a chance of their own, so that the plans of known seeds stay what they were.
-LATER = ("upgrade",)
+LATER = ("upgrade", "suspend")
+CROWDS, CROWD_TWICE = 0.35, 0.25  # Share of seeds that bring one; how often a request of it comes twice at least.
 LOOKS_S = 0.25
 PAUSES_S = (0.3, 3.0, 25.0)
 SKEWS_S = (-30.0, -1.0, 1.0, 60.0)
 OUTAGES_S = (0.2, 1.5, 8.0)
+SUSPENDED_S = (90.0, 900.0)
 
 
 def plan_of(seed: str, scenario: Scenario) -> Plan:
     """The faults of a seed."""
-    if scenario.kind == "sweep":
-        return Plan(jitter=False)
+    if scenario.kind != "random":  # In a silence nobody is woken: a bell is never more than a shorter wait.
+        return Plan(jitter=False, rates={"lost.notify": 1.0} if scenario.kind == "lull" else {})
     chance = SeededEntropy(f"{seed}/plan")
     rates: dict[str, float] = {}
     for name, (label, rare, common, often) in FAMILIES.items():
@@ -56,7 +62,11 @@ def plan_of(seed: str, scenario: Scenario) -> Plan:
             rates[label] = (rare, common, often)[level]
     if not scenario.only and "kill" not in rates:
         rates["kill"] = FAMILIES["kill"][1:][chance.below(3)]  # What the drill is about happens in every seed.
-    return Plan(rates=rates, jitter=chance.random() < 0.9)
+    crowd = not scenario.only and SeededEntropy(f"{seed}/plan/crowd").random() < CROWDS
+    if crowd:
+        label = FAMILIES["twice"][0]
+        rates[label] = max(CROWD_TWICE, rates.get(label, 0.0))
+    return Plan(rates=rates, jitter=chance.random() < 0.9, crowd=crowd)
 
 
 class Nemesis:
@@ -80,6 +90,10 @@ class Nemesis:
             if form:
                 world.fault(None, "outage.database", form)
                 world.store.down_until_us = world.now_us() + int(OUTAGES_S[form - 1] * 1e6)
+            form = world.tape.draw("suspend.all", len(SUSPENDED_S))
+            if form:  # All machines at once, as when their host is put to sleep: leases end, and what waits grows old.
+                world.fault(None, "suspend.all", form)
+                world.jumped_us += int(SUSPENDED_S[form - 1] * 1e6)
 
     def _look_at(self, name: str) -> None:
         world, tape = self._world, self._world.tape

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from dujiang.drill.workload.request import Request
     from dujiang.drill.world import World
 
-ANSWER_WITHIN_S = 35.0
+# How long a client waits for an answer before it asks elsewhere: a patient one, and one of a crowd.
+ANSWER_WITHIN_S, CROWD_WITHIN_S = 35.0, 2.0
 
 
 class NoAnswer(ConnectionError):
@@ -74,7 +75,8 @@ class Network:
             at = ready[(place + copy) % len(ready)]
             serve = self._serve(at, answered, request, headers, operation)
             self._world.tasks.spawn(serve, name="request", context=at.context.copy())
-        timer = self._world.loop.call_later(ANSWER_WITHIN_S, give_up, answered)
+        patience_s = CROWD_WITHIN_S if self._world.tape.plan.crowd else ANSWER_WITHIN_S
+        timer = self._world.loop.call_later(patience_s, give_up, answered, patience_s)
         try:
             answer = await answered
         except ConnectionResetError as error:
@@ -158,7 +160,7 @@ async def ran(runtime: Runtime, request: Request, key: str) -> Response:
     return Response(200, {}, to_json(value, fallback=str))
 
 
-def give_up(answered: asyncio.Future[Response]) -> None:
+def give_up(answered: asyncio.Future[Response], waited_s: float) -> None:
     """The client waits no longer."""
     if not answered.done():
-        answered.set_exception(NoAnswer(f"no answer within {ANSWER_WITHIN_S:.0f} s"))
+        answered.set_exception(NoAnswer(f"no answer within {waited_s:.0f} s"))

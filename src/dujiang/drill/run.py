@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dujiang.drill.checks import judged, rehearse
 from dujiang.drill.clients import Clients, DeclaredClient, body_of
 from dujiang.drill.escape import CHANCE
+from dujiang.drill.lull import lull
 from dujiang.drill.nemesis import Nemesis, plan_of
 from dujiang.drill.state import jsonable, tables_of
 from dujiang.drill.tape import Tape
@@ -41,7 +42,8 @@ class Scenario:
     """What happens in a run, but for chance.
 
     Attributes:
-        kind: `sweep`: one calm client does every flow once. `random`: many clients at once, under faults.
+        kind: `sweep`: one calm client does every flow once. `lull`: it does so before and after a silence, without a fault.
+            `random`: many clients at once, under faults.
         clients: How many generated clients.
         operations: Of each.
         faults_s: Virtual seconds at most until everything heals.
@@ -148,18 +150,21 @@ class Run:
             if reverse:
                 world.fault(None, "unordered", 1, "")
         world.store.reverse_unordered(reverse)
-        clients = Clients(world, self.workload, Memory())
+        clients = Clients(world, self.workload, Memory(1) if plan.crowd else Memory())
         world.mark("begins")
         for opening in self.workload.openings():
             await clients.call("opening", opening)
+        late: list[Violation] = []
         if scenario.kind == "sweep":
             await clients.each_flow("client")
             await granted(world)
+        elif scenario.kind == "lull":
+            late = await lull(clients)
         else:
             await self._storm(clients)
         world.loop.watch = None
         world.heal()
-        violations = await judged(world, clients)
+        violations = [*late, *await judged(world, clients)]
         tables = tables_of(world)
         calm = world.cluster.calm
         if scenario.kind == "sweep" and calm is not None and not violations and (said := calm.differs(tables)):

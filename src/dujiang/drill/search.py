@@ -196,6 +196,12 @@ class Search:
 
         return Run(world, self.workload, scenario), choose
 
+    def lull(self, scenario: Scenario) -> None:
+        """One run with a long silence in it and no fault: what waits ever longer, or believes in old times, shows there."""
+        self.forks.run("lull", lambda: self._lived(warmed(self.cluster), scenario, "lull"))
+        for seed, found in self.forks.finish():
+            self._judge(scenario, seed, found)
+
     def sweep(self, scenario: Scenario, *, every: int = 1) -> None:
         """Kill at each crash point, and let each single fault happen once; each in a copy of the world that got there."""
         run, choose = self._calm(scenario)

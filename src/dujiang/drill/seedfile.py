@@ -122,8 +122,8 @@ def text(found: dict[str, Any], name: str) -> str:
 def scenario_of(found: Any) -> Scenario:
     """The scenario of a file. Raises TypeError or ValueError."""
     known = {**found, "only": tuple(found.get("only", ()))}
-    if known.get("kind") not in ("sweep", "random"):
-        raise ValueError("scenario.kind is neither sweep nor random")
+    if known.get("kind") not in ("sweep", "lull", "random"):
+        raise ValueError("scenario.kind is none of sweep, lull, random")
     for name in ("clients", "operations"):
         if not isinstance(known.get(name), int) or not 1 <= known[name] <= 1000:
             raise ValueError(f"scenario.{name} is not a number from 1 to 1000")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dujiang.drill.brokers import RABBITMQ, broker_of
-from dujiang.drill.nemesis import OUTAGES_S, PAUSES_S, SKEWS_S
+from dujiang.drill.nemesis import OUTAGES_S, PAUSES_S, SKEWS_S, SUSPENDED_S
 from dujiang.drill.timeline import timeline_of
 from dujiang.drill.world import RESTART_AFTER_S
 
@@ -163,6 +163,7 @@ def sentence(fault: Fault) -> str:
         ),
         "clock": lambda: f"the clock of {fault.machine} goes wrong by {SKEWS_S[form]:+g} s",
         "outage": lambda: f"the database is away for {OUTAGES_S[form]} s",
+        "suspend": lambda: f"all machines are suspended, and go on {SUSPENDED_S[form]:.0f} s later",
         "twice": lambda: "a request arrives twice",
         "unordered": lambda: "rows of SELECTs without ORDER BY come in the opposite order, in the whole run",
         "poison": lambda: (

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Deviation = tuple[str, int]
 
 BASE_S = 0.0005
+# How often something takes long, and at most how long, seconds. A crowd waits for connections, longer than its patience lasts
+# (network.py); slow statements would hold rows meanwhile, and the others would only stand in line.
+SLOW, SLOW_TO_CONNECT = (0.01, 2.0), (0.1, 6.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +36,12 @@ class Plan:
     Attributes:
         rates: Probability of a draw, by label or by its first words; the longest match counts. Nothing else happens.
         jitter: Whether delays vary; without it everything takes the same short time.
+        crowd: Whether clients come in waves and all want the newest thing.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
     jitter: bool = True
+    crowd: bool = False
 
     def rate(self, label: str) -> float:
         """The probability of a label."""
@@ -101,6 +106,10 @@ class Tape:
             chance = self._picks[label] = SeededEntropy(f"{self.seed}/pick/{label}")
         return chance.below(high + 1)
 
+    def same(self, label: str, high: int) -> int:
+        """A choice that is the same whenever it is asked for."""
+        return SeededEntropy(f"{self.seed}/same/{label}").below(high + 1)
+
     def delay(self, what: str) -> float:
         """Seconds that something takes."""
         if not self.plan.jitter or not self.on:
@@ -111,4 +120,5 @@ class Tape:
         seen = chance.random()
         if seen < 0.7:
             return BASE_S
-        return BASE_S * (1 + 60 * chance.random()) if seen < 0.99 else 0.1 + 2.0 * chance.random()
+        often, longest_s = SLOW_TO_CONNECT if self.plan.crowd and what == "db.connect" else SLOW
+        return BASE_S * (1 + 60 * chance.random()) if seen < 1 - often else 0.1 + longest_s * chance.random()

@@ -120,8 +120,9 @@ def judged(world: World) -> Iterator[Violation]:
         if schedule.misfire == "skip" or last_us is None or len(fires) > TIMES_MAX:
             continue
         for at_us in schedule.times(since_us + 1, last_us):
-            found_us = next((made_us for fire_us, made_us in fires.items() if fire_us > at_us), None)
-            given_up = schedule.misfire == "once" and found_us is not None and found_us - at_us > MISSED_US
+            found_us = next((made_us for fire_us, made_us in fires.items() if fire_us > at_us), at_us)
+            rest = 1 if schedule.misfire == "once" else schedule.catch_up
+            given_up = found_us - at_us > MISSED_US and len(list(schedule.times(at_us, found_us))) > rest
             if at_us not in fires and not given_up:
                 yield Violation("fired-once", f"{name}: a time has come that fired no job: {shown(at_us)}")
                 break

@@ -61,6 +61,11 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def closed(self) -> bool:
+        """Whether no more tasks are taken."""
+        return self._closed
+
     def spawn(
         self, work: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:

@@ -45,9 +45,12 @@ class Bells:
             self.ring(name)
 
     def ring_far(self, name: str) -> None:
-        """Wake who waits for this name in every process; many rings at once travel as one."""
+        """Wake who waits for this name in every process; many rings at once travel as one.
+
+        Not an error in a process that is just stopping: what rings is committed, and a bell is only a shorter wait.
+        """
         self.ring(name)
-        if not self._database.capabilities.listen or self.muffled:
+        if not self._database.capabilities.listen or self.muffled or self._tasks.closed:
             return
         self._far.add(name)
         if not self._sending:

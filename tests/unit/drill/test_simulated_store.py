@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,6 +214,19 @@ class TestClaims:
         assert server.outcome(first, second) == [True, False]
         assert server.held() == 11
         assert server.store.rows("SELECT word FROM taken") == [("w",)]
+
+    def test_what_a_taken_word_answers_is_what_the_statement_says(self, server: Server) -> None:
+        """A statement that returns a row for a word that is there does so here as on a server."""
+        careless = replace(
+            CLAIM, text="INSERT INTO taken VALUES ($1) ON CONFLICT (word) DO UPDATE SET word = $1 RETURNING 1"
+        )
+
+        async def again(tx: Any) -> list[Any]:
+            return [tuple(row) for row in await tx.fetch(careless, "w")]
+
+        server.outcome(server.writing("a", claiming(server)))
+
+        assert server.outcome(server.writing("b", again)) == [[(1,)]]
 
     def test_the_next_has_the_key_after_a_rollback(self, server: Server) -> None:
         """What was claimed in vain is free."""

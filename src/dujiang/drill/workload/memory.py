@@ -21,9 +21,14 @@ MEMBERS_MAX = 20
 
 
 class Memory:
-    """What the clients of one run know. Cheap to make; all clients of a run share one."""
+    """What the clients of one run know. Cheap to make; all clients of a run share one.
 
-    def __init__(self) -> None:
+    Args:
+        kept: Of one name only so many of the latest are kept.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._known: dict[str, list[Any]] = {}
         self._sent = 0
 
@@ -50,11 +55,11 @@ class Memory:
         """The values that may stand where a stem is asked for, the latest first; at most four."""
         found = list(self._known.get(wanted, ()))
         for name, values in self._known.items():
-            if len(found) >= KEPT:
+            if len(found) >= self._kept:
                 break
             if name != wanted and same(wanted, name):
                 found += values
-        return found[:KEPT]
+        return found[: self._kept]
 
     def next_number(self) -> int:
         """A number that no other request of this run has; from 1."""
@@ -86,4 +91,4 @@ class Memory:
         if value in values:
             values.remove(value)
         values.insert(0, value)
-        del values[KEPT:]
+        del values[self._kept :]

@@ -103,7 +103,7 @@ class SimulatedSession:
         self._writes = writes
         self._serial = serial
         self._pending: list[tuple[str, Sequence[Any]]] = []
-        self._busy = False
+        self._connected = self._busy = False
         self._failed = ""
         self._ended: DujiangError | None = None
         self._rests_since_s: float | None = simulation.awake_s()  # Since when no statement has been under way.
@@ -277,7 +277,8 @@ class SimulatedSession:
         """One way over the network; it may break."""
         if what in SETS_OUT:
             self._note_held()
-        await self._simulation.hop(what)
+        await self._simulation.hop(what if self._connected else "db.connect")  # The first waits for a connection too.
+        self._connected = True
         down_us = self._store.down_until_us
         if (down_us and down_us > self._simulation.now_us()) or self._simulation.draw(CUTS[what]):
             self.broken = Cut(url=self._url, why="the connection broke" if not number else "no reply to COMMIT")
@@ -328,6 +329,9 @@ class SimulatedSession:
         rows: list[Sequence[Any]] = self._performed(numbered(sql.claims), args, self._rows)[0]
         if rows:
             self._pending.append((sql.numbered, args))
+        else:  # Somebody has it: the statement itself says what a server would answer.
+            await self._take_writer()
+            rows = self._performed(sql.numbered, args, self._rows)[0]
         await self._way("db.reply")
         return rows
 
