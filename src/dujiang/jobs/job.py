@@ -71,6 +71,7 @@ class Job:
         key: The stable key, for a test that makes its own Job; a real run has its own.
         name: The job's stored name.
         claim: The claim of the run; None in a test: progress is only remembered, and nothing is fenced.
+        due: For a test, the time for which it is made.
 
     Attributes:
         id: The job's id.
@@ -82,7 +83,10 @@ class Job:
         note: The last note.
     """
 
-    def __init__(self, key: str = "", *, name: str = "", claim: Claim | None = None) -> None:
+    def __init__(
+        self, key: str = "", *, name: str = "", claim: Claim | None = None, due: datetime | None = None
+    ) -> None:
+        self._due = due
         self.name = name
         self.claim = claim
         self.id = 0 if claim is None else claim.message.seq
@@ -111,9 +115,13 @@ class Job:
         return instant(self.now_us)
 
     @property
-    def due(self) -> datetime | None:
-        """The time of its schedule for which this job was made, UTC; the same in every run. None without a schedule."""
-        return self._header("due_us")
+    def due(self) -> datetime:
+        """The time for which this job was made, UTC, the same in every run: that of its schedule, else when it was to begin."""
+        if self._due is not None:
+            return self._due
+        if self.message is None:
+            return self.now
+        return self._header("due_us") or instant(self.message.created_us)
 
     @property
     def due_before(self) -> datetime | None:

@@ -41,6 +41,7 @@ MISSED_S = 60
 MISSED_US = MISSED_S * 1_000_000
 INTERVAL_US_MIN = 1_000_000
 CATCH_UP_MAX = 10_000
+JITTER_US_MAX = 86_400_000_000
 HOUR_US = 3_600_000_000
 # How a firing came about, as dj_fire keeps it.
 DUE, LATE, BY_HAND, BACKFILL = 0, 1, 2, 3
@@ -94,8 +95,8 @@ class Schedule:
                 raise NotCron(f"{what}={value!r} is no rule", f"write one of {', '.join(known)}")
         if not 1 <= self.catch_up <= CATCH_UP_MAX:
             raise NotCron(f"catch_up={self.catch_up}", f"give it 1 to {CATCH_UP_MAX}")
-        if self.jitter_us < 0:
-            raise NotCron("a jitter below nothing", "give it a duration, as in jitter='5m'")
+        if not 0 <= self.jitter_us <= JITTER_US_MAX:
+            raise NotCron(f"a jitter of {self.jitter_us / 1e6:g} s", "give it at most a day, as in jitter='5m'")
         if self.step_us is None:
             self.cron  # noqa: B018  (raises)
         elif self.step_us < INTERVAL_US_MIN:

@@ -123,6 +123,7 @@ def test_a_schedule_is_read_as_it_was_stored() -> None:
         {"text": "1h", "overlap": "maybe"},
         {"text": "1h", "catch_up": 0},
         {"text": "1h", "jitter_us": -1},
+        {"text": "1h", "jitter_us": 25 * HOUR_US},
     ],
 )
 def test_what_cannot_hold_is_refused_with_the_cure(options: dict[str, Any]) -> None:

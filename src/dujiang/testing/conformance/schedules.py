@@ -54,7 +54,6 @@ class Clockwork:
 
         @module.every(when, name=name, **options)
         async def strike(job: Job) -> None:
-            assert job.due is not None
             self.runs.append(microseconds(job.due))
             self.before.append(None if job.due_before is None else microseconds(job.due_before))
             if behave is not None:
