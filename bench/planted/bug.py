@@ -11,6 +11,7 @@ SEATS = "bench.planted.apps.seats:app"
 LEDGER = "bench.planted.apps.ledger:app"
 ROUNDS = "bench.planted.apps.rounds:app"
 PAYMENTS = "bench.planted.apps.payments:app"
+BOOKS = "dujiang.systems.ledger:app"
 
 
 @dataclass(frozen=True, kw_only=True)

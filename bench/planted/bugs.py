@@ -6,8 +6,9 @@ from bench.planted.bug import Bug
 from bench.planted.clock import CLOCK
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
+from bench.planted.money import MONEY
 from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *CLOCK)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *CLOCK)

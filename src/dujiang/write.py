@@ -36,6 +36,7 @@ from dujiang.kernel.bounded import BoundedQueue
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import Context, current, entered
 from dujiang.kernel.errors import DeadlinePassed, Declared, Refusal
+from dujiang.kernel.tasks import Stopping
 from dujiang.messaging.tx import Tx
 from dujiang.telemetry.tracing import span
 
@@ -237,6 +238,8 @@ class BoundWrite:
     # Many calls, one transaction --------------------------------------------------------------------------------------
 
     async def _join(self, call: Call, key: Key | None) -> Answer:
+        if self._node.tasks.closed:  # Before it stands in the line: a batch under way would still take it.
+            raise Stopping(owner=self.verb.name, task="calls")
         landed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._line.put_nowait((call.values[self._body_name or ""], key, landed))
         if self._flushing < self._lanes():

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.processes import Ended, Up, dujiang, environment
 
-COPIES = {"bakery": "shop", "diary": ""}
+COPIES = {"bakery": "shop", "bank": "ledger", "diary": ""}
 TESTS_S = 600.0
 # Root may write everywhere, so it becomes somebody who owns nothing; a first call has imported what he may not read.
 AS_NOBODY = """
@@ -139,7 +139,7 @@ class TestRefusals:
         """The nearest and all are named."""
         ended = dujiang(tmp_path, "new", "bakery", "--from", "shpo")
 
-        assert_refused(ended, 64, "system_unknown", "'shpo'", "did you mean 'shop'? there are: shop, starter")
+        assert_refused(ended, 64, "system_unknown", "'shpo'", "did you mean 'shop'? there are: ledger, shop, starter")
 
     def test_a_folder_that_is_not_free(self, tmp_path: Path) -> None:
         """A folder with something in it, a file, a broken link, a place below nothing: exit 65, and they stay as they are."""

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Imported by the test modules here, so that the stores and the rule about skips of this folder hold for them.
-pytest.register_assert_rewrite("dujiang.systems.shop.tests.test_shop", "dujiang.systems.starter.tests.test_starter")
+LEDGER = tuple(f"dujiang.systems.ledger.tests.test_{name}" for name in ("chain", "crowd", "ledger", "provider"))
+pytest.register_assert_rewrite(
+    "dujiang.systems.shop.tests.test_shop", "dujiang.systems.starter.tests.test_starter", *LEDGER
+)
 
 
 @pytest.fixture(scope="session")

@@ -32,4 +32,5 @@ def test_a_copy_has_contracts_of_its_own_name(system: str) -> None:
 
     names = [*found["reactions"], *found["writes"], *(entry["operation"] for entry in found["routes"].values())]
     assert names
-    assert {name.partition(".")[0] for name in names} == {"bakery"}
+    # A system with jobs also has the platform's own routes for them.
+    assert {name.partition(".")[0] for name in names} - {"dujiang"} == {"bakery"}

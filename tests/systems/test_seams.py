@@ -370,6 +370,24 @@ class TestTransactions:
             assert {answer.status for answer in answers} == {503}
             assert runs[0] <= 2
 
+    async def test_a_stopping_process_begins_no_batch(self) -> None:
+        """A call that comes when the process takes no more tasks is told to come again, and has not run."""
+        seams, runs = Module("seams"), [0]
+
+        @seams.write("POST /notes", batch=8)
+        async def many(tx: Tx, bodies: list[Note]) -> list[Note]:
+            """Count the runs."""
+            runs[0] += 1
+            return bodies
+
+        async with running(App(modules=[seams])) as world:
+            await world.runtime.node.tasks.close()
+            answer = await world.post("/notes", {"name": "late"})
+
+            assert (answer.status, answer.json["code"]) == (503, "stopping")
+            assert "retry-after" in answer.headers
+            assert runs[0] == 0
+
     def test_a_batch_takes_nothing_but_bodies(self) -> None:
         """A batched verb with a path parameter is refused before anything is served."""
         seams = Module("seams")

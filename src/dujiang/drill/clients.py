@@ -179,9 +179,11 @@ class DeclaredClient:
     async def _send(
         self, method: str, path: str, body: Any, key: str | None, headers: Mapping[str, str] | None
     ) -> DeclaredReply:
-        raw = None if body is None else json.dumps(body).encode()
+        raw = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {**({"content-type": "application/json"} if raw is not None else {}), **(headers or {})}
-        flow = Flow(name=f"{self._name} {method} {path}", verb=None, method=method, path=path, writes=method != "GET")
+        flow = self._clients.workload.flow_at(method, path) or Flow(
+            name=f"{self._name} {method} {path}", verb=None, method=method, path=path, writes=method != "GET"
+        )
         request = Request(method=method, path=path, headers=given, body=raw, flow=flow)
         operation = await self._clients.call(self._name, request, key or "")
         return DeclaredReply(operation.final)
@@ -193,7 +195,7 @@ class DeclaredClient:
     async def post(
         self, path: str, body: Any = None, *, key: str | None = None, headers: Mapping[str, str] | None = None
     ) -> DeclaredReply:
-        """POST a JSON value."""
+        """POST a JSON value, or bytes as they are."""
         return await self._send("POST", path, body, key, headers)
 
     async def put(

@@ -20,7 +20,6 @@ from dujiang.drill.tape import Tape
 from dujiang.drill.timetable import begun, granted, silenced
 from dujiang.drill.versions import mixed
 from dujiang.drill.violation import Violation
-from dujiang.drill.workload.coverage import Coverage
 from dujiang.drill.workload.memory import Memory
 from dujiang.drill.world import RESTART_AFTER_S, Fault, World
 from dujiang.telemetry.crash import count_sometimes
@@ -217,7 +216,7 @@ class Run:
         return False
 
     def _covered(self, clients: Clients) -> dict[str, Any]:
-        coverage = Coverage(self.workload.flows, {})
+        coverage = self.workload.coverage.blank()
         for operation in clients.operations:
             if operation.final is not None:
                 coverage.note(operation.request.flow, operation.final.status, body_of(operation.final))

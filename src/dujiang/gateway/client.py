@@ -42,7 +42,8 @@ class Client(Protocol):
     """One client of the app, in a function with `@module.workload`.
 
     A call may be answered with any status, a lost one with 503 or 504: a fault of the drill is no error of the workload.
-    `headers` are by lower-case name; `key` is the Idempotency-Key.
+    `headers` are by lower-case name; `key` is the Idempotency-Key. A body is a JSON value, or bytes as they are; what is
+    sent below `/_dj/` comes from the operator.
     """
 
     async def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Reply:

@@ -14,7 +14,10 @@ import logging
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -39,6 +42,18 @@ def asked_before_threads(ask: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         threading.Thread.start = start  # type: ignore[method-assign]
+
+
+@dataclass(eq=False, kw_only=True)
+class Stopping(DujiangError):
+    """The process is stopping and begins nothing new."""
+
+    code = "stopping"
+    move = "wait"
+    says = "{owner} is closed and takes no {task}"
+
+    owner: str
+    task: str
 
 
 class Tasks:
@@ -71,11 +86,11 @@ class Tasks:
     ) -> asyncio.Task[T]:
         """Start a task, in a copy of the caller's context unless one is given.
 
-        After `close` the work is refused (and closed, so that nothing warns).
+        After `close` the work is refused with Stopping (and closed, so that nothing warns).
         """
         if self._closed:
             work.close()
-            raise RuntimeError(f"{self.name} is closed and takes no task {name}")
+            raise Stopping(owner=self.name, task=f"task {name}")
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}.{name}", context=context)
         self._running.add(task)
         task.add_done_callback(self._ended)

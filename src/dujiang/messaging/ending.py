@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from dujiang.data.database import DatabaseUnreachable
 from dujiang.data.transaction import mended
 from dujiang.kernel.context import Context, entered
 from dujiang.kernel.errors import DujiangError
@@ -85,7 +86,9 @@ class Ending:
             return True
         if not isinstance(error, Snooze):
             self._gate.failed(message.seq)
-        runs = 0 if self._gate.closed else claim.attempt
+        # What the outage of a dependency, or of our own database, has cost is not the message's fault.
+        uncounted = self._gate.closed or isinstance(error, DatabaseUnreachable)
+        runs = 0 if uncounted else claim.attempt
         if isinstance(error, Snooze) or retry.exhausted(runs, age_s):
             reason = "attempts" if runs >= retry.attempts and not isinstance(error, Snooze) else "age"
             await self.bury(claim, reason, error)
@@ -94,7 +97,7 @@ class Ending:
         wait_s = max(retry.wait_s(claim.attempt, self._node.entropy), asked_s)
         logger.warning("%s tries %s again in %.3f s: %r", name, shown, wait_s, error)
         if not self._gate.keep(claim):
-            await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=self._gate.closed)
+            await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=uncounted)
             crash_point("retry_row_written")
         self.report(claim, "retried", self._node.clock.monotonic())
         return False

@@ -45,12 +45,12 @@ async def test_an_older_version_waits_as_long_as_somebody_renews_the_row() -> No
     async with known() as (database, now_us):
         old, new = (Agreement(database, {NAME: Schedule(text=text)}) for text in ("1h", "20m"))
         assert await said(new, now_us, starting=True) == "20m"
-        for _ in range(100):
-            now_us += LOOK_US
-            assert await said(old, now_us) == "20m"
-            assert await said(new, now_us) == "20m"
+        for look in range(1, 101):
+            assert await said(old, now_us + LOOK_US * look) == "20m"
+            assert await said(new, now_us + LOOK_US * look) == "20m"
 
-        assert await said(Agreement(database, {NAME: Schedule(text="1h")}), now_us, starting=True) == "20m"
+        again = Agreement(database, {NAME: Schedule(text="1h")})
+        assert await said(again, now_us + LOOK_US * 101, starting=True) == "20m"
 
 
 async def test_an_older_version_that_is_alone_counts_after_some_looks() -> None:
@@ -70,8 +70,8 @@ async def test_an_hour_without_the_store_changes_nothing() -> None:
         old, new = (Agreement(database, {NAME: Schedule(text=text)}) for text in ("1h", "20m"))
         await said(new, now_us, starting=True)
         await said(old, now_us)
-        now_us += HOUR_US
+        back_us = now_us + HOUR_US
 
-        assert await said(old, now_us) == "20m"
-        assert await said(new, now_us) == "20m"
-        assert await said(old, now_us + LOOK_US) == "20m"
+        assert await said(old, back_us) == "20m"
+        assert await said(new, back_us) == "20m"
+        assert await said(old, back_us + LOOK_US) == "20m"

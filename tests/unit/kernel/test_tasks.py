@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dujiang.kernel.tasks import Tasks, Threads, all_of, ended, outcomes_of, owned
+from dujiang.kernel.tasks import Stopping, Tasks, Threads, all_of, ended, outcomes_of, owned
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ class TestOwner:
         tasks, work = Tasks("test"), Work()
         await tasks.close()
 
-        with pytest.raises(RuntimeError, match="test is closed and takes no task late"):
+        with pytest.raises(Stopping, match="test is closed and takes no task late"):
             tasks.spawn(work.run(), name="late")
         assert not work.started.is_set()
 
@@ -100,7 +100,7 @@ class TestOwner:
             try:
                 await asyncio.Event().wait()
             finally:
-                with pytest.raises(RuntimeError):
+                with pytest.raises(Stopping):
                     tasks.spawn(Work().run(), name="second")
                 refused.set()
 

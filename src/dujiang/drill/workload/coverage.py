@@ -50,6 +50,10 @@ class Coverage:
         self._refusals: dict[str, Counter[tuple[int, str]]] = {flow.name: Counter() for flow in flows}
         self._details: dict[tuple[str, int, str], str] = {}
 
+    def blank(self) -> Coverage:
+        """One of the same flows that has counted nothing yet."""
+        return Coverage(self._flows, self._obstacles)
+
     def note(self, flow: Flow, status: int, body: Any = None) -> None:
         """Count an answer; a problem document tells its code and detail. Flows that need not be exercised are ignored."""
         if flow.name not in self.statuses:

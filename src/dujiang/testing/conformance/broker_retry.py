@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dujiang.data.database import DatabaseUnreachable
 from dujiang.kernel.errors import Overloaded
 from dujiang.messaging.work import claim_free
 from dujiang.resilience.retry import Retry, Snooze
@@ -153,6 +154,24 @@ class RetryCases(StageSuite):
             assert all(later.now_us - run.now_us >= 10_000_000 for run, later in pairwise(stage.runs[: times + 1]))
             assert await fetch(world, "SELECT state, attempts FROM dj_outcome") == [(1, 1)] * 2
             assert await effects(world) == [("a", 1), ("a", 2)]
+
+    @case("C29.database")
+    async def test_an_outage_of_the_database_costs_no_attempt(self) -> None:
+        """With one attempt allowed, runs whose connection breaks are repeated until one gets through."""
+        stage, broken = Stage(), 3
+
+        async def cut(*_: Any) -> None:
+            if len(stage.runs) <= broken:
+                raise DatabaseUnreachable(url="ours", why="the connection broke")
+
+        stage.reaction(behave=cut, retry=Retry(attempts=1, base="1ms"))
+        async with self.playing(stage) as world:
+            await world.publish(Told(line="a", n=1))
+            await world.settle()
+
+            assert len(stage.runs) == broken + 1
+            assert await effects(world) == [("a", 1)]
+            assert await fetch(world, "SELECT state, attempts FROM dj_outcome") == [(1, 1)]
 
     @case("C29.age")
     async def test_a_snooze_is_bounded_by_age(self) -> None:
