@@ -248,7 +248,8 @@ class Job:
     async def _known(self) -> dict[str, bytes]:
         if self._steps is None:
             self._steps = {}
-            if self.claim is not None and (self.claim.attempt > 1 or self.claim.crashes):
+            # Asked for in the first run too: one that was put off, or met an outage of the database, counts as none.
+            if self.claim is not None:
                 database = current().runtime.database
                 rows = await database.read(lambda connection: connection.fetch(store.STEP_READ, self.id))
                 self._steps = {name: bytes(result) for name, result in rows}
