@@ -49,12 +49,13 @@ class Load:
         return self.bad_status == 0 and self.socket_errors == 0
 
 
-def wrk(port: int, case: str, *, for_s: float) -> Load:
+def wrk(port: int, case: str, *, for_s: float, first: int = 0) -> Load:
     """Drive a server with 64 connections from one thread for `for_s` seconds (wrk takes whole ones).
 
     Args:
         port: Of 127.0.0.1.
-        case: "order" (with a new key each), "plain" (without), "echo"; see load/load.lua.
+        case: "order" (with a new key each), "plain" (without), "echo", "hot", "cold"; see load/load.lua.
+        first: Where the products of "cold" begin.
         for_s: Seconds, rounded, at least 1.
     """
     program = tool("wrk", package="wrk")
@@ -71,7 +72,7 @@ def wrk(port: int, case: str, *, for_s: float) -> Load:
             str(BENCH / "load" / "load.lua"),
             _url(port),
         ],
-        env={**os.environ, "BENCH_CASE": case, "BENCH_RUN": secrets.token_hex(8)},
+        env={**os.environ, "BENCH_CASE": case, "BENCH_RUN": secrets.token_hex(8), "BENCH_FIRST": str(first)},
         capture_output=True,
         text=True,
         check=False,

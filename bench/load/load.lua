@@ -1,4 +1,4 @@
--- The load of the HTTP claims. Environment: BENCH_CASE = order | plain | echo, BENCH_RUN = a prefix that no other run used.
+-- The load of the HTTP claims. Environment: BENCH_CASE = order | plain | echo | hot | cold, BENCH_RUN = a prefix that no other run used.
 -- Every order carries a key of its own: run, thread and count make it unique.
 local case, run = os.getenv("BENCH_CASE"), os.getenv("BENCH_RUN")
 local threads = 0
@@ -9,12 +9,20 @@ function setup(thread)
 end
 
 local count = 0
+-- Reads: `hot` asks for a hundred products again and again; `cold` for another one each time, from a place that moves on.
+local first = tonumber(os.getenv("BENCH_FIRST") or "0")
 local headers = { ["Content-Type"] = "application/json" }
 
 function request()
   count = count + 1
   if case == "echo" then
     return wrk.format("POST", "/echo", headers, '{"sku":"SKU-000123","quantity":3,"note":"please gift wrap"}')
+  end
+  if case == "hot" then
+    return wrk.format("GET", "/products/" .. count % 100 + 1)
+  end
+  if case == "cold" then
+    return wrk.format("GET", "/products/" .. (first + count) % 400000 + 1)
   end
   if case == "order" then
     headers["Idempotency-Key"] = string.format("%s-%d-%d", run, number, count)

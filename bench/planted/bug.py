@@ -10,6 +10,7 @@ COUPONS = "bench.planted.apps.coupons:app"
 SEATS = "bench.planted.apps.seats:app"
 LEDGER = "bench.planted.apps.ledger:app"
 ROUNDS = "bench.planted.apps.rounds:app"
+BOARD = "bench.planted.apps.board:app"
 PAYMENTS = "bench.planted.apps.payments:app"
 BOOKS = "dujiang.systems.ledger:app"
 

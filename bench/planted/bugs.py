@@ -7,8 +7,9 @@ from bench.planted.clock import CLOCK
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
 from bench.planted.money import MONEY
+from bench.planted.reading import READING
 from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *CLOCK)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *READING, *CLOCK)

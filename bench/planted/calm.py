@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bench.planted.bug import COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, WALLET
+from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, WALLET
 from dujiang.testing.harness import OPERATOR_TOKEN, NotSettled, running
 
 if TYPE_CHECKING:
@@ -73,6 +73,14 @@ LIVES: dict[str, Sequence[Request]] = {
             ("x", "1.00"),
         )
     ),
+    BOARD: (
+        ("GET", "/board/notices/exam", {}, None),
+        ("PUT", "/board/notices/exam", {"title": "moved"}, None),
+        ("GET", "/board/notices/exam", {}, None),
+        ("GET", "/board/notices/trip", {}, None),
+        ("PUT", "/board/notices/exam", {"title": "12"}, None),
+        ("GET", "/board/count", {}, None),
+    ),
     PAYMENTS: tuple(
         ("POST", "/payments", {"customer": customer, "amount": amount}, key)
         for customer, amount, key in (
@@ -93,8 +101,9 @@ async def lived(name: str) -> dict[str, Any]:
     async with running(getattr(import_module(module), attribute), grace_s=0.5) as world:
         statuses = []
         for method, path, body, key in LIVES[name]:
+            given = body if method != "GET" else None
             headers = {"authorization": f"Bearer {OPERATOR_TOKEN}"} if path.startswith("/_dj/") else None
-            statuses.append((await world.request(method, path, body, key=key, headers=headers)).status)
+            statuses.append((await world.request(method, path, given, key=key, headers=headers)).status)
             try:
                 await world.settle(within_s=1.0)
             except NotSettled:  # A retry is under way; what it leads to is not awaited.

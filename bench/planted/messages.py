@@ -187,7 +187,7 @@ ENDINGS = (
         name="retry_forgets_attempts",
         says="A run that failed did not count.",
         where=ENDING,
-        old="await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=self._gate.closed)",
+        old="await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=uncounted)",
         new="await self.give_back(claim, now_us + int(wait_s * 1e6), forget_attempt=True)",
         app=LEDGER,
         breaks="Poison ends as a dead letter after its bounded tries.",

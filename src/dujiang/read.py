@@ -21,9 +21,11 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
+from dujiang.caching.caching import AROUND
 from dujiang.caching.through import Wanted
 from dujiang.gateway.handler import inspected, is_response, members_of, method_of, options_of, where_of
 from dujiang.gateway.problems import JSON_HEADERS, Answer, NotFound
@@ -139,6 +141,9 @@ class BoundRead:
         caching: Keeps answers.
         provided: What the app injects, by parameter.
         answer_type: What it returns.
+
+    Attributes:
+        forgotten: Whether a transaction of this copy ever forgot an answer.
     """
 
     def __init__(
@@ -158,9 +163,12 @@ class BoundRead:
         self._names = [name for name in verb.handler.parameters if name not in ours]
         self._types: dict[str, TypeAdapter[Any]] = {}
         self._through = None
+        self.forgotten = False
         if verb.cached:
             ttl_s, absent_s = verb.ttl_s or 0.0, verb.absent_s or 0.0
-            self._through = caching.through(verb.name, ttl_s=ttl_s, absent_s=absent_s)
+            self._through = caching.through(
+                verb.name, ttl_s=ttl_s, absent_s=absent_s, contract=self._contract() if caching.second else b""
+            )
 
     async def value(self, values: Mapping[str, Any], response: Response | None = None) -> Any:
         """Run the read and return what the function returns; `response` is filled in by a handler that asks for one."""
@@ -191,7 +199,7 @@ class BoundRead:
 
     async def respond(self, call: Call) -> Answer:
         """Make the answer, kept or loaded. Raises NotFound for None."""
-        if self._through is not None:
+        if self._through is not None and not AROUND.get():
             return await self._kept(call)
         response = fresh() if self.verb.handler.responses else None
         value = await self.value(call.values, response)
@@ -237,6 +245,14 @@ class BoundRead:
             headers += [(b"x-dj-stale", b"1"), (b"age", b"%d" % age_s)]
         return Answer(self.verb.status, headers, entry.body)
 
+    def _contract(self) -> bytes:
+        """Tells these answers from those of another version of the code: their schema, what they are asked by, and tags."""
+        try:
+            schema = self._codec.adapter.json_schema(mode="serialization")
+        except PydanticUserError:
+            schema = {"type": repr(self._codec.adapter)}
+        return to_json([schema, self._names, self.verb.tags, self.verb.status])
+
     def _key_of(self, values: Mapping[str, Any]) -> bytes:
         try:
             return to_json([values[name] for name in self._names if name in values])
@@ -258,6 +274,7 @@ class BoundRead:
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a `tx.forget` means, as a request would bring them. Raises ForgetRefused."""
+        self.forgotten = True
         what, given = self.verb.name, {**dict(zip(self._names, args, strict=False)), **kwargs}
         wrong = set(self._names) ^ set(given)
         if len(args) > len(self._names) or wrong or len(given) != len(args) + len(kwargs):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dujiang import App, Module, Tx
+from dujiang.data.sql import Sql
 from dujiang.messaging import forgotten
 from dujiang.messaging.forgotten import NAMES_MAX, number_of, tag_name
 from dujiang.testing.harness import World, running
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DATABASE = "forgotten"
+DRAW = Sql("test_draw", "SELECT pg_current_xact_id()::text", "Draws the transaction's number.")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ async def forget(world: World, *tags: str) -> None:
 
 def named(news: forgotten.News) -> set[int]:
     """The names that a look found."""
-    return {name for _, names in news.rows for name in names}
+    return {name for row in news.rows for name in row.names}
 
 
 def of(*tags: str) -> set[int]:
@@ -184,6 +186,84 @@ def statement(piece: Any) -> tuple[Any, ...]:
     return (combined([piece]), *piece.args)
 
 
+async def test_a_late_commit_that_was_cut_off_is_missed(life_on_postgres: Any) -> None:
+    """It was running at the last look, its number lies below the cut, and its row is gone: the look says so.
+
+    The number of the cut itself was to be seen at the last look; to ask for that alone would miss the late one.
+    """
+    drawn, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: Tx) -> None:
+        await tx.fetch(DRAW)
+        drawn.set()
+        await go.wait()
+        tx.forget("slow")
+
+    async with life_on_postgres() as world:
+        database = world.runtime.database
+        running_slow = asyncio.ensure_future(world.runtime.transact(slow))
+        await drawn.wait()
+        await forget(world, "fast")
+        between = await forgotten.present(database)
+        go.set()
+        await running_slow
+        far_us = world.runtime.node.clock.now_us() + 10**9
+
+        assert named(await forgotten.since(database, between)) == of("slow")
+        assert await forgotten.cut(database, far_us) == 2
+        assert (await forgotten.since(database, between)).missed
+
+
+async def test_the_history_is_what_the_log_holds(life: Any) -> None:
+    """The newest first, each with the number of its transaction; what is cut lies below the horizon."""
+    async with life() as world:
+        database = world.runtime.database
+        await forget(world, "a")
+        await forgotten.cut(database, world.runtime.node.clock.now_us() + 10**9)
+        early = await forgotten.history(database)
+        await forget(world, "b", "c")
+        await forget(world, "*")
+        late = await forgotten.history(database)
+        before, after = (forgotten.placed(each.position, each.origin) for each in (early, late))
+
+        assert (early.rows, early.origin) == ((), late.origin)
+        assert [set(row.names) for row in late.rows] == [{forgotten.ALL}, of("b", "c")]
+        for row in late.rows:
+            assert (before.shows(row.number), after.shows(row.number)) == (False, True)
+            assert row.number > late.horizon
+        assert early.horizon == late.horizon
+        assert before.shows(late.horizon)
+
+
+async def test_more_than_is_remembered_raises_the_horizon(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five rows the newest three are told, and the number of the fourth is the horizon."""
+    monkeypatch.setattr(forgotten, "ROWS_MAX", 3)
+    async with life() as world:
+        for tag in "abcde":
+            await forget(world, tag)
+        found = await forgotten.history(world.runtime.database)
+
+        assert [set(row.names) for row in found.rows] == [of("e"), of("d"), of("c")]
+        assert found.horizon < min(row.number for row in found.rows)
+        assert found.horizon > 0
+
+
+async def test_another_life_of_the_server_has_another_origin(life_on_postgres: Any, server: PostgresServer) -> None:
+    """After a restart, and after a crash, positions are of another origin; in another process they are not."""
+    origins = []
+    for end in (None, server.restart, server.kill):
+        async with life_on_postgres() as world:
+            origins.append((await forgotten.history(world.runtime.database)).origin)
+        if end is not None:
+            end()
+            server.start()
+    async with life_on_postgres() as world:
+        origins.append((await forgotten.history(world.runtime.database)).origin)
+
+    assert origins[0] == origins[1]
+    assert len(set(origins)) == 3
+
+
 async def test_many_writers_at_once_lose_nothing(life_on_postgres: Any) -> None:
     """Two hundred transactions of several writers, some rolled back, beside a look after the other: each name comes once."""
     async with life_on_postgres() as world:
@@ -207,7 +287,7 @@ async def test_many_writers_at_once_lose_nothing(life_on_postgres: Any) -> None:
             final = done.is_set()
             news = await forgotten.since(database, position)
             position = news.position
-            seen.extend(name for _, names in news.rows for name in names)
+            seen.extend(name for row in news.rows for name in row.names)
         await writing
 
         assert sorted(seen) == sorted(of(*(f"n{n}" for n in range(200))))

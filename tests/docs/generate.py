@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import dujiang
+from dujiang.caching import cache, shared
 from dujiang.data import columns, database, types
 from dujiang.gateway.problems import faces_caller
 from dujiang.kernel.errors import DujiangError
@@ -270,6 +271,14 @@ def broker_page() -> str:
     return port_page("broker", broker, broker.Broker, broker.BrokerCapabilities)
 
 
+def cache_page() -> str:
+    """docs/reference/cache.md: both levels."""
+    first = port_page("cache", cache, cache.Cache, cache.CacheCapabilities)
+    second = port_page("cache", shared, shared.SharedCache, shared.Condition)
+    heading = "# The port `cache`\n"
+    return f"{first}\n\n{second.replace(heading, '# The second level').replace('## Capabilities', '## Condition')}"
+
+
 def history_page() -> str:
     """docs/reference/history.md: the record, and each checker with what it promises, costs, and cannot see."""
     parts = ["# Histories and their checkers\n", prose(history.__doc__ or "")]
@@ -347,6 +356,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "reference/api.md": api_page,
     "reference/broker.md": broker_page,
+    "reference/cache.md": cache_page,
     "reference/database.md": database_page,
     "reference/events.md": events_page,
     "reference/history.md": history_page,

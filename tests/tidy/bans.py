@@ -59,6 +59,7 @@ DRIVERS = frozenset(
 ALLOWED: dict[tuple[str, str], str] = {
     ("dujiang.testing.servers", "time"): "Waits for a real server of another program, before any runtime exists.",
     ("dujiang.testing.rabbit", "time"): "Waits for a real server of another program, before any runtime exists.",
+    ("dujiang.testing.redis", "time"): "Waits for a real server of another program, before any runtime exists.",
     ("dujiang.drill.escape", "time"): "Puts a machine's virtual clock in the place of the module's functions.",
     ("dujiang.drill.escape", "random"): "Puts the run's chance in the place of the module's.",
     ("dujiang.drill.escape", "os.urandom"): "As above.",

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from dujiang.backends.table import adapter, load
+from dujiang.kernel.errors import DujiangError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from dujiang.caching.cache import Cache
+    from dujiang.caching.shared import SharedCache
+    from dujiang.data.database import Database
+    from dujiang.kernel.node import Node
     from dujiang.settings import Settings
+
+
+@dataclass(eq=False, kw_only=True)
+class CacheAlone(DujiangError):
+    """A cache that processes share is set, and the database has one process."""
+
+    code = "cache_alone"
+    move = "fix"
+    says = "the setting `cache` names a {cache}: that processes share, and {database} belongs to one process"
+    cure = "set `cache` to memory:, or `database` to a server that several processes use"
+
+    cache: str
+    database: str
+
 
 POOLS = ("pool_size", "reader_pool_size")
 
@@ -36,6 +56,16 @@ def sized(settings: Settings) -> str:
     wanted = [name for name in POOLS if row is not None and name in row.options and name not in said]
     query = "&".join(f"{name}={settings.pool_size}" for name in wanted)
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
+
+
+def levels(settings: Settings, node: Node, database: Database) -> tuple[Cache, SharedCache | None]:
+    """The cache in the process, and the one that processes share, if the setting `cache` names one. Raises CacheAlone."""
+    found = made("cache", settings.cache, node)
+    if not found.capabilities.shared:
+        return found, None
+    if not database.capabilities.many_writers:
+        raise CacheAlone(cache=settings.cache.partition(":")[0], database=database.url)
+    return made("cache", found.first_url, node), found
 
 
 class Step:

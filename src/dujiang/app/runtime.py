@@ -22,7 +22,7 @@ from dujiang.app.binding import bound_verbs
 from dujiang.app.composition import composed
 from dujiang.app.counting import Counting
 from dujiang.app.laws import Laws, Violation
-from dujiang.app.parts import Step, made, product, sized
+from dujiang.app.parts import Step, levels, made, product, sized
 from dujiang.app.roles import ROLES, Roles
 from dujiang.app.schema import Schema
 from dujiang.app.upkeep import Upkeep
@@ -138,7 +138,8 @@ class Runtime:
         self.health = Health(self.node.clock)
         self.database: Database = made("database", sized(settings), self.node)
         self.broker: Broker = made("broker", settings.broker, self.node, self.database)
-        self.caching = Caching(self.node, self.database, made("cache", settings.cache, self.node), self.metrics)
+        first, shared = levels(settings, self.node, self.database)
+        self.caching = Caching(self.node, self.database, first, self.metrics, shared)
         self.schema = Schema(self.database, app.modules)
         self.bells = Bells(self.database, self.node.tasks)
         self.gauge = OutboxGauge(settings.outbox_limit)
@@ -303,6 +304,8 @@ class Runtime:
             self.counting.watch(self.broker.standing)
             self.health.add("broker", self.broker.standing.prove, vital=False)
             self.health.add("queues", self.broker.standing.room, vital=False)
+        if self.caching.second is not None and self.caching.used and "read" in self.roles.verbs:
+            self.health.add("cache", self.caching.second.cache.prove, vital=False)
         self.health.state = "ready"
 
     # Verbs ------------------------------------------------------------------------------------------------------------

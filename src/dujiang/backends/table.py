@@ -128,6 +128,29 @@ ADAPTERS = (
         shape="bare",
         options=("max_mib",),
     ),
+    *(
+        Adapter(
+            port="cache",
+            scheme=scheme,
+            path="dujiang.backends.redis.cache:RedisCache",
+            shape="server",
+            names="number of a database",
+            driver="hiredis",
+            extra="redis",
+            # backends/redis/options.py says what they mean.
+            options=(
+                *("prefix", "timeout", "connect_timeout", "max_mib"),
+                *(("cafile", "capath", "certfile", "keyfile") if scheme == "rediss" else ()),
+            ),
+        )
+        for scheme in ("redis", "rediss")
+    ),
+    Adapter(
+        port="cache",
+        scheme="simulated",
+        path="dujiang.backends.redis.simulated.cache:SimulatedCache",
+        shape="bare",
+    ),
 )
 
 

@@ -10,6 +10,9 @@ A row of a transaction of this process is skipped if its names were touched here
 only end answers that were loaded since. A row whose transaction has not told us so (its reply was lost, its task cancelled)
 is none of these.
 
+Where answers are shared the follower also tells the floors (floors.py) which transaction forgot what, and begins with what
+the log still holds; `here()` is then the position of the last look, at which a load that begins now may say it began.
+
 Cost: one statement on a reader every quarter of a second for each process that caches, whatever the traffic.
 """
 
@@ -25,9 +28,11 @@ from dujiang.messaging import forgotten
 if TYPE_CHECKING:
     import asyncio
 
+    from dujiang.caching.floors import Floors
     from dujiang.caching.guard import Guard
     from dujiang.data.database import Database
     from dujiang.kernel.node import Node
+    from dujiang.messaging.position import Position
 
 logger = logging.getLogger("dujiang.caching")
 
@@ -42,13 +47,17 @@ class Follower:
         node: The running copy.
         database: Where the log is.
         guard: Whom to tell.
+        floors: Whom to tell as well, where answers are shared.
     """
 
-    def __init__(self, node: Node, database: Database, guard: Guard) -> None:
+    def __init__(self, node: Node, database: Database, guard: Guard, floors: Floors | None = None) -> None:
         self._node = node
         self._database = database
         self._guard = guard
+        self._floors = floors
         self._position: Any = None
+        self._origin = b""
+        self._here: Position | None = None
         self._epoch = 0
         self._task: asyncio.Task[None] | None = None
         self._acted: dict[int, None] = {}
@@ -70,23 +79,59 @@ class Follower:
         if len(self._acted) > MARKS_MAX:  # They are taken out when their row is seen; nobody may be looking.
             del self._acted[next(iter(self._acted))]
 
+    def here(self) -> Position | None:
+        """The position of the last look; None = another server may answer by now. Only where answers are shared."""
+        return self._here if self._database.epoch == self._epoch else None
+
+    @property
+    def origin(self) -> bytes | None:
+        """The origin of the positions that are told now; None = another server may answer by now."""
+        here = self.here()
+        return None if here is None else here.origin
+
+    async def exactly_here(self) -> Position | None:
+        """The position at this moment, asked of the database; None as above."""
+        if self.here() is None:
+            return None
+        origin, raw = self._origin, await forgotten.present(self._database)
+        return forgotten.placed(raw, origin) if self.here() is not None and origin == self._origin else None
+
     async def look(self) -> None:
         """Ask what was forgotten since the last look, and tell the guard."""
-        began_s, epoch = self._node.clock.monotonic(), self._database.epoch
+        began_s, asked, epoch = self._node.clock.monotonic(), self._guard.tick, self._database.epoch
         if self._position is None or epoch != self._epoch:
-            position = await forgotten.present(self._database)
-            news = forgotten.News(position, missed=True)
+            news = forgotten.News(None, missed=True)
         else:
             news = await forgotten.since(self._database, self._position)
+        history = await self._anew(news.position) if news.missed else None
         if self._database.epoch != epoch:
-            self._position = None  # The server changed under the question; whose answer this is, nobody knows.
+            self._position = self._here = (
+                None  # The server changed under the question; whose answer this is, nobody knows.
+            )
+            if self._floors is not None:
+                self._floors.unknown()
             return
-        self._position, self._epoch = news.position, epoch
-        acted = [mark for mark, _ in news.rows if mark in self._acted]
-        names = [name for mark, names in news.rows if mark not in self._acted for name in names]
+        self._position, self._epoch = news.position if history is None else history.position, epoch
+        acted = [row.mark for row in news.rows if row.mark in self._acted]
+        names = [name for row in news.rows if row.mark not in self._acted for name in row.names]
         for mark in acted:
             del self._acted[mark]
         self._guard.heard(began_s, names, missed=news.missed)
+        if self._floors is not None:
+            if history is not None:
+                self._origin = history.origin
+                self._floors.begin(history, asked)
+            else:
+                self._floors.heard(news.rows, asked)
+            self._here = forgotten.placed(self._position, self._origin)
+
+    async def _anew(self, position: Any) -> forgotten.History:
+        """Where the log is now; where answers are shared, also what it holds."""
+        if self._floors is not None:
+            return await forgotten.history(self._database)
+        if position is None:
+            position = await forgotten.present(self._database)
+        return forgotten.History(position, b"", 0, ())
 
     async def _run(self) -> None:
         clock, entropy = self._node.clock, self._node.entropy

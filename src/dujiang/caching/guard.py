@@ -23,6 +23,19 @@ staleness that is promised. Three more rules keep the second line true:
   memory    Touched names are remembered up to a number. To forget the oldest raises `base`, and what was loaded before
             is dead with it: lack of memory costs loads, never truth.
 
+A second level, which processes share, holds nothing but bytes and the position of the log, P, at which their load began:
+taken before the data is read, as the tick is. Ticks mean nothing to others, transactions do, so each process also remembers
+which transaction forgot a name (floors.py), and gives such bytes only if P shows every one that it knows of for its names.
+The proof is the same two lines, for any process that asks. Let it have looked last at the position L, and a change of one
+of the names commit with the transaction X.
+  L shows X         it knows X. If P shows X, the load began after the commit and saw the change; if not, the bytes are
+                    refused. What of X it may not know (cut from the log before its first look, forgotten for lack of
+                    memory, done here and not found in the log yet) it refuses by other rules, all on the safe side.
+  L does not show X the change came after the last look; that is the staleness that is promised, whatever was loaded where.
+What is taken from the second level gets the tick of the moment at which it was judged, and is from then on an answer as any
+other. Nothing rests on what the shared cache does: an old value that comes back, one that comes twice, a flush, a fail-over
+to a replica that lags, two that load where a lease should allow one: P comes with the bytes, and they are judged.
+
 Rejected: a lease on each key with a floor of its own in the store of the cache (as the two-level caches of others have it).
 Floors live as long as that store keeps them, so an eviction, a flush or a fail-over loses them, and time limits must be
 proved against each other. Here each process holds all floors itself, and holds them against every level. A lease remains
@@ -67,6 +80,11 @@ class Guard:
 
     def __len__(self) -> int:
         return len(self._touched)
+
+    @property
+    def looked_s(self) -> float:
+        """When the last look at the log that succeeded began, monotonic seconds."""
+        return self._good_until_s - self._trust_s
 
     def trusted(self, now_s: float) -> bool:
         """Whether the log was looked at recently enough to call anything fresh."""

@@ -5,13 +5,15 @@
             stale ──► load, at most 100 ms ────► give what came, else the stale one, marked
             dead or absent ──► load ───────────► give what came
 
+Where answers are shared, a load looks at the second level first (second.py), and keeps what it brings there for all.
+
 A load is a task of its own. Those who ask for the same key wait for it, and one of them that is cancelled, the first one
 too, harms nobody. But nobody joins a load that began before one of its names was touched: it may bring what the asker has
 just changed. `limit` loads run at once for each read; a crowd of different keys waits in line, and a line of `LINE_MAX` is
 refused, so that a scan of ids that do not exist cannot take the database.
 
-The tick is taken when the load begins, before its first statement; that order is the proof (guard.py), and it is written
-in one place, `_load`.
+The tick is taken when the load begins, before its first statement, and so is the position that other processes judge by;
+that order is the proof (guard.py), and it is written in one place, `_load`.
 
 Times: an answer is fresh for 0.8 to 1.0 of its ttl, at random, so that what was loaded together does not end together.
 For an hour after that it may still be given where loading fails, for it is not known to be outdated, only old. Where the
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 
     from dujiang.caching.cache import Cache, Key
     from dujiang.caching.guard import Guard
+    from dujiang.caching.second import Place, Second
     from dujiang.caching.tally import Tally
     from dujiang.kernel.node import Node
+    from dujiang.messaging.position import Position
 
 logger = logging.getLogger("dujiang.caching")
 
@@ -87,12 +91,16 @@ class Flight:
         tick: The guard's when it began; None = it has not begun.
         names: What the answer will depend on.
         task: Ends with the entry, or with the error that the load ended with.
+        ahead: It began before the end of an answer, so a shared one must be newer than that.
+        stale: Loading failed, and the entry is one that has ended.
     """
 
-    __slots__ = ("names", "task", "tick")
+    __slots__ = ("ahead", "names", "stale", "task", "tick")
 
-    def __init__(self, names: tuple[int, ...]) -> None:
+    def __init__(self, names: tuple[int, ...], *, ahead: bool = False) -> None:
         self.names = names
+        self.ahead = ahead
+        self.stale = False
         self.tick: int | None = None
         self.task: asyncio.Task[Entry | Exception]
 
@@ -112,10 +120,20 @@ class Through:
         ttl_s: How long an answer is fresh, at most.
         absent_s: How long it is known that there is none, at most; 0 = that is not kept.
         name: Of the read, for messages.
+        shared: The second level, and where the answers of this read lie there.
     """
 
     def __init__(
-        self, node: Node, cache: Cache, guard: Guard, tally: Tally, *, ttl_s: float, absent_s: float, name: str
+        self,
+        node: Node,
+        cache: Cache,
+        guard: Guard,
+        tally: Tally,
+        *,
+        ttl_s: float,
+        absent_s: float,
+        name: str,
+        shared: tuple[Second, Place] | None = None,
     ) -> None:
         self._node = node
         self._cache = cache
@@ -124,6 +142,7 @@ class Through:
         self._ttl_s = ttl_s
         self._absent_s = absent_s
         self._name = name
+        self._shared = shared
         self._flights: dict[Key, Flight] = {}
         self._slots = asyncio.Semaphore(LOADS_MAX)
         self._check_in = CHECK_EVERY
@@ -141,7 +160,7 @@ class Through:
             self._check_in -= 1
             if now_s >= found.refresh_s and wanted.key not in self._flights:
                 self._tally.refreshes.add()
-                self._flight(wanted)
+                self._flight(wanted, ahead=True)
             elif self._check_in <= 0:
                 self._check_in = CHECK_EVERY
                 self._spawn(self._check(wanted, found), "check")
@@ -149,7 +168,11 @@ class Through:
         if found is not None and standing == "stale":
             return await self._or_stale(wanted, found)
         self._tally.misses.add()
-        return await self._landed(self._flight(wanted)), False
+        flight = self._flight(wanted)
+        landed = await self._landed(flight)
+        if flight.stale:
+            self._tally.stale.add()
+        return landed, flight.stale
 
     async def _or_stale(self, wanted: Wanted, found: Entry) -> tuple[Entry, bool]:
         """What a load brings in time; else what is there, if it has not died meanwhile."""
@@ -159,7 +182,7 @@ class Through:
             try:
                 with self._node.limits.within(STALE_AFTER_S):
                     self._tally.misses.add()
-                    return await self._landed(flight), False
+                    return await self._landed(flight), flight.stale
             except TimeoutError:
                 pass
             except DujiangError as failure:
@@ -170,18 +193,19 @@ class Through:
         if found.standing(self._guard, self._node.clock.monotonic()) == "dead":
             if error is not None:
                 raise error
-            return await self._landed(self._flight(wanted)), False
+            flight = self._flight(wanted)
+            return await self._landed(flight), flight.stale
         self._tally.stale.add()
         return found, True
 
-    def _flight(self, wanted: Wanted) -> Flight:
+    def _flight(self, wanted: Wanted, *, ahead: bool = False) -> Flight:
         """The load of a key: one that is under way and may be joined, else a new one. Raises Overloaded."""
         flight = self._flights.get(wanted.key)
         if flight is not None and flight.may_be_joined(self._guard):
             return flight
         if len(self._flights) >= LINE_MAX:
             raise Overloaded(what=f"the line of loads of {self._name}", size=len(self._flights), limit=LINE_MAX)
-        flight = self._flights[wanted.key] = Flight(wanted.names())
+        flight = self._flights[wanted.key] = Flight(wanted.names(), ahead=ahead)
         flight.task = self._spawn(self._fly(flight, wanted), "load")
         return flight
 
@@ -208,8 +232,7 @@ class Through:
     async def _fly(self, flight: Flight, wanted: Wanted) -> Entry | Exception:
         """Load, keep, and give the answer or the error to all who wait."""
         try:
-            async with self._slots:
-                entry = await self._load(flight, wanted)
+            entry = await self._brought(flight, wanted)
         except Exception as error:  # noqa: BLE001  (it is raised to each who waits)
             return error
         finally:
@@ -220,13 +243,45 @@ class Through:
             self._cache.put(wanted.key, entry)
         return entry
 
-    async def _load(self, flight: Flight, wanted: Wanted) -> Entry:
-        flight.tick = tick = self._guard.tick  # Before the data: what happens from here on, this load may have missed.
-        began_s = self._node.clock.monotonic()
-        self._tally.loads.add()
-        body = await wanted.load()
+    async def _brought(self, flight: Flight, wanted: Wanted) -> Entry:
+        """What another process has loaded, else a load, kept for all."""
+        if self._shared is None:
+            return (await self._load(flight, wanted))[0]
+        second, place = self._shared
+        key = place.of(wanted.key)
+        found = await second.find(key, flight.names, newer=flight.ahead)
+        if found.fresh is not None:
+            return found.fresh
+        kept = position = None
+        try:
+            entry, position = await self._load(flight, wanted, placed=second if found.token else None)
+            if entry.fresh_s > entry.loaded_s and self._guard.valid(entry.tick, entry.names):
+                kept = entry
+        except DujiangError as error:
+            now_s = self._node.clock.monotonic()
+            stale = found.stale
+            if error.move != "wait" or stale is None or stale.standing(self._guard, now_s) == "dead":
+                raise
+            stale.retry_s = now_s + RETRY_S
+            flight.stale = True
+            return stale
+        finally:
+            second.keep(key, kept, position, found.token)
+        return entry
+
+    async def _load(
+        self, flight: Flight, wanted: Wanted, *, placed: Second | None = None
+    ) -> tuple[Entry, Position | None]:
+        """The answer, and where the log was before: by the one this process judges it, by the other all do."""
+        async with self._slots:
+            # Both before the data: what happens from here on, this load may have missed.
+            position = None if placed is None else await placed.position(flight.names)
+            flight.tick = tick = self._guard.tick
+            began_s = self._node.clock.monotonic()
+            self._tally.loads.add()
+            body = await wanted.load()
         now_s = self._node.clock.monotonic()
-        return self._entry(body, flight.names, tick, now_s, took_s=now_s - began_s)
+        return self._entry(body, flight.names, tick, now_s, took_s=now_s - began_s), position
 
     def _entry(self, body: bytes | None, names: tuple[int, ...], tick: int, now_s: float, *, took_s: float) -> Entry:
         ttl_s = self._absent_s if body is None else self._ttl_s

@@ -18,10 +18,14 @@ group = typer.Typer(help="Cached answers of reads: look, drop.", no_args_is_help
 def show(
     *, app: AppFlag = DEFAULT_APP, as_json: JsonFlag = False, data: DataFlag = None, config: ConfigFlag = None
 ) -> int:
-    """Show what the process that owns the embedded store has cached, and what became of its reads."""
+    """Show what is cached: by the process that owns the embedded store, or in the Redis that processes share."""
     found = at_desk(app, data, config, lambda desk: desk.cached())
     if as_json:
         say_json(found)
+        return 0
+    if server := found.get("server"):
+        say_table(("cache", ""), [[name, printable(value)] for name, value in server.items()])
+        say("what became of reads is counted by each process: GET /_dj/cache, or dujiang_cache_* under /metrics")
         return 0
     trusted = "given" if found["trusted"] else "not given: the log of changes cannot be read"
     say(f"{found['entries']} answers, {found['bytes']} of {found['limit_bytes']} bytes; {trusted}")

@@ -77,7 +77,7 @@ class Desk(Protocol):
         ...
 
     async def cached(self) -> Letter:
-        """What lies in the cache of the process that owns the store."""
+        """What lies in the cache of the process that owns the store, or what the server of a shared one says."""
         ...
 
     async def drop(self) -> None:
@@ -190,8 +190,10 @@ class LocalDesk:
         return [dataclasses.asdict(violation) for violation in found]
 
     async def cached(self) -> Letter:
-        """A store that this command could open belongs to no process, or to many."""
-        raise CacheElsewhere(url=self._runtime.database.url)
+        """What the shared cache says of itself: a store that this command could open belongs to no process, or to many."""
+        if self._runtime.caching.second is None:
+            raise CacheElsewhere(url=self._runtime.database.url)
+        return {"server": dict(await self._runtime.caching.second.cache.look())}
 
     async def drop(self) -> None:
         """Write it into the log; every process finds it there."""

@@ -89,6 +89,7 @@ async def look_at_database(
         report["schema"] = {"state": "empty", "names": []}
         return  # To look must not make a store.
     await look_at_servers(runtime, report, warnings)
+    await look_at_cache(runtime, report, warnings)
     try:
         await runtime.database.start()
     except StoreInUse as owner:
@@ -141,6 +142,22 @@ async def look_at_servers(runtime: "Runtime", report: dict[str, Any], warnings: 
         warnings.append(f"{' and '.join(primaries)} both take writes: stop all but the one with the highest timeline")
 
 
+async def look_at_cache(runtime: "Runtime", report: dict[str, Any], warnings: list[str]) -> None:
+    """What the cache that processes share says of itself. One that is away is no problem: answers are loaded."""
+    if runtime.caching.second is None:
+        return
+    try:
+        found = await runtime.caching.second.cache.look()
+    except DujiangError as away:
+        warnings.append(f"no answers are shared: {away.detail}; {away.hint}")
+        return
+    report["cache"] = dict(found)
+    if found.get("maxmemory") == "0":
+        warnings.append("the shared cache has no limit of memory: set maxmemory, and maxmemory-policy allkeys-lru")
+    elif found.get("maxmemory_policy") == "noeviction":
+        warnings.append("the shared cache refuses what is new once it is full: set maxmemory-policy allkeys-lru")
+
+
 async def living(runtime: "Runtime") -> list[dict[str, Any]]:
     """The processes that work on the database."""
     from dujiang.data.process import SAME_INSTANCE  # noqa: PLC0415
@@ -165,7 +182,7 @@ async def compare_clocks(runtime: "Runtime", report: dict[str, Any], warnings: l
 def say_report(report: dict[str, Any]) -> None:
     """Print the report for people."""
     say_table(("setting", "value", "from"), [list(row.values()) for row in report["settings"]])
-    for part in ("capabilities", "servers", "durability", "schema", "disk", "clock", "owner"):
+    for part in ("capabilities", "servers", "cache", "durability", "schema", "disk", "clock", "owner"):
         if part in report:
             say()
             say_table((part, ""), [[name, shown(value)] for name, value in report[part].items()])

@@ -12,6 +12,8 @@
     no-surprise        no background task failed, and nobody was told of an inner error (500)
     external-keyed     every run for one message calls the world outside with the same keys, so that it can tell a repeat
     held-transaction   no transaction goes without a statement for longer than a second of its machine's time
+    read-your-writes   whoever has the answer of a write is given it by caches too: reads.py
+    stale-for-ever     when everything has healed, caches give what the database has
     the user's own     every @module.invariant
 
 Each violation names the operation or the rows, and the moment.
@@ -93,6 +95,7 @@ async def judged(world: World, clients: Clients) -> list[Violation]:
         await replay_the_dead(world)
         found.extend(work(world))
         found.extend(order(world))
+    found.extend([each async for each in world.reads.judged()])
     found.extend([each async for each in repeated(world, clients)])
     found.extend([each async for each in another_under_its_key(world, clients)])
     found.extend([each async for each in laws(world)])

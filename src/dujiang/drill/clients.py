@@ -15,8 +15,9 @@ from dujiang.drill.workload.contract import RUN, Flow
 from dujiang.drill.workload.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from dujiang.drill.machine import Machine
     from dujiang.drill.workload.memory import Memory
     from dujiang.drill.workload.workload import Workload
     from dujiang.drill.world import World
@@ -46,6 +47,7 @@ class Operation:
         produced: Every answer that a machine gave to any try, whether or not it arrived.
         final: The answer that the client took for final, or None when it never got one.
         final_at_s: When it arrived.
+        answered_by: The machine that answered last.
         tries: How often it was sent.
     """
 
@@ -56,6 +58,7 @@ class Operation:
     produced: list[Response] = field(default_factory=list)
     final: Response | None = None
     final_at_s: float = 0.0
+    answered_by: Machine | None = None
     tries: int = 0
 
     @property
@@ -106,6 +109,7 @@ class Clients:
                     operation.final, operation.final_at_s = answer, loop.now
                     self.world.note(f"{client} got", f"{operation.says} {answer.status}")
                     self._learn(operation)
+                    self.world.reads.note(request)
                     break
             await loop.pause(wait_s)
             wait_s = min(WAIT_S_MAX, wait_s * 2)
@@ -132,12 +136,20 @@ class Clients:
                 choose, whose = self.world.tape.same, f"wave{number}"
             flow = self.workload.pick(lambda label, high: choose(f"{whose}.{label}", high))  # noqa: B023  (called here)
             request = self.workload.request(flow, lambda label, high: choose(f"{whose}.{label}", high), self.memory)  # noqa: B023
-            await self.call(name, request)
+            written = await self.call(name, request)
+            await self._reread(written, lambda label, high: pick(f"{name}.{label}", high))
             if pick(f"{name}.looks", 2) == 0:
                 look = self.workload.reads(lambda label, high: pick(f"{name}.{label}", high), self.memory)
                 if look is not None:
                     await self.call(name, look)
             await self.world.loop.pause(self.world.tape.delay(f"think.{name}") * 40)
+
+    async def _reread(self, operation: Operation, draw: Callable[[str, int], int]) -> None:
+        """Who has the answer of a write asks for what is kept; see reads.py."""
+        if operation.final is not None and operation.final.status < 300 and not self.world.network.twice:
+            look = self.workload.reads(draw, self.memory, kept=True)
+            if look is not None:
+                await self.world.reads.own_write(operation, look)
 
     async def each_flow(self, name: str) -> None:
         """The calm script: every flow alone, then twice at the same moment, then as one request that arrives twice."""
@@ -147,7 +159,7 @@ class Clients:
             return self.workload.request(flow, lambda _label, _high: 0, self.memory)
 
         for flow in self.workload.flows:
-            await self.call(name, request(flow))
+            await self._reread(await self.call(name, request(flow)), lambda _label, _high: 0)
             await world.settled(CALM_S)
         for flow in self.workload.flows:
             pair = [world.tasks.spawn(self.call(f"{name}{n}", request(flow)), name=f"{name}{n}") for n in (1, 2)]

@@ -37,10 +37,11 @@ FAMILIES: dict[str, tuple[str, float, float, float]] = {
     "external": ("external", 0.02, 0.1, 0.3),
     "rabbit": ("rabbit", 0.005, 0.02, 0.1),
     "upgrade": ("upgrade", 0.02, 0.06, 0.15),
+    "cache": ("cache", 0.02, 0.1, 0.4),
     "suspend": ("suspend", 0.002, 0.006, 0.02),
 }
 # Families that came later have a chance of their own, so that the plans of known seeds stay what they were.
-LATER = ("upgrade", "suspend")
+LATER = ("upgrade", "suspend", "cache")
 CROWDS, CROWD_TWICE = 0.35, 0.25  # Share of seeds that bring one; how often a request of it comes twice at least.
 LOOKS_S = 0.25
 PAUSES_S = (0.3, 3.0, 25.0)

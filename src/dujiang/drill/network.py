@@ -117,6 +117,7 @@ class Network:
             self._world.crashes.append(f"{machine.name}: {operation.says}: {error!r}")
             answer = Response(500, {}, b"")
         operation.produced.append(answer)
+        operation.answered_by = machine
         self._world.note(f"{machine.name} answers", f"{operation.says} {answer.status}")
         self._world.mark("done", f"{number} {answer.status}")
         if not answered.done():

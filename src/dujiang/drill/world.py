@@ -22,6 +22,7 @@ from dujiang.drill.machine import EPOCH_US, Machine
 from dujiang.drill.memories import Memories, Place, restore, restore_provided
 from dujiang.drill.network import Network
 from dujiang.drill.outside import Outside
+from dujiang.drill.reads import Reads
 from dujiang.drill.sites import running_site, site_of
 from dujiang.drill.tape import Plan, Tape
 from dujiang.kernel.errors import Refusal
@@ -43,7 +44,7 @@ DEADLY = 1 << 30
 SOON_US = 120_000_000  # A job that is due later than that is not waited for.
 ENDED: list[Any] = []  # What is left of worlds that were closed.
 TERM_GRACE_S = 10.0
-HISTORY = ("dj_inbox",)  # Who handled what, and in which order: checks.py.
+HISTORY = ("dj_inbox", "dj_forgotten")  # Who handled what, in which order: checks.py; what ended in caches: reads.py.
 # What a call in a thread takes beside its own sleep: nobody is blamed for a wait that the drill has drawn.
 THREAD_S_MAX = 0.4
 RESTART_AFTER_S = (0.2, 2.0, 25.0)
@@ -131,6 +132,7 @@ class World:
         self.trace: list[tuple[float, str, str]] = []
         self.crashes: list[str] = []
         self.commits: list[tuple[int, bytes]] = []
+        self.reads = Reads(self)
         self.kills = self.kills_in_flight = 0
         # Codes with which a handler may refuse: what is dead or refused for such a reason is somebody's decision.
         self.expected_deaths = refusal_codes()
@@ -233,10 +235,14 @@ class World:
         """Set up the server and start every machine."""
         simulation = Machine(self, "server", 0)
         store = load("database", "simulated:").serve(self.cluster.image, simulation, HISTORY)
-        store.on_commit = lambda number, _cause, changes: self.commits.append((number, changes))
+        store.on_commit = self._committed
         self._shared["database"] = store
         for name in self.cluster.machines:
             self.start_machine(name)
+
+    def _committed(self, number: int, _cause: str, changes: bytes) -> None:
+        self.commits.append((number, changes))
+        self.reads.committed(MACHINE.get(), changes)
 
     def start_machine(self, name: str) -> None:
         """Start the next incarnation of a machine."""
@@ -246,6 +252,7 @@ class World:
         settings = Settings(
             database="simulated:",
             broker=self.cluster.broker,
+            cache="simulated:",
             data=self.cluster.folder,
             instance=name if self.cluster.remembered else "",
         )

@@ -19,16 +19,23 @@ that it missed something, and does not conclude from an empty answer that nothin
 A row holds numbers of 48 bits, made from names, and no names: they say nothing about a customer. Two names with one number
 cost a needless load. The first number is drawn for the row alone: by it a process recognises its own rows, which it has
 acted upon already. tests/conformance/test_forgotten.py holds this on both databases, late commits and a cut log included.
+
+What is cut off is bounded by a transaction's number, and numbers are no order of commits: one that was running at the last
+look and whose number lies below the cut may have ended and been cut off since. Then something was missed as well.
+
+A process that shares answers with others also needs to know what was forgotten before its first look, by which transaction
+(`history`): what is still in the log, and the number up to which it is not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dujiang.data.sql import Sql
 from dujiang.data.transaction import Piece
+from dujiang.messaging.position import Position, at_number, at_snapshot, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,19 +67,38 @@ PRESENT_NUMBER = Sql(
 )
 SINCE_SNAPSHOT = Sql(
     "forgotten_since_snapshot",
-    """SELECT pg_current_snapshot()::text, NOT pg_visible_in_snapshot(c.value::text::xid8, $1::text::pg_snapshot), f.names
+    """SELECT pg_current_snapshot()::text, f.names, f.xid::text::bigint,
+              NOT pg_visible_in_snapshot(c.value::text::xid8, $1::text::pg_snapshot) OR EXISTS
+                (SELECT 1 FROM pg_snapshot_xip($1::text::pg_snapshot) AS ran
+                 WHERE ran <= c.value::text::xid8 AND pg_visible_in_snapshot(ran, pg_current_snapshot()))
        FROM dj_counter c LEFT JOIN
-         (SELECT names FROM dj_forgotten WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+         (SELECT xid, names FROM dj_forgotten WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
             AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot) LIMIT $2) f ON true
        WHERE c.name = 'forgotten_cut'""",
     "What was committed between an earlier snapshot and this one, and whether some of it was cut off.",
 )
 SINCE_NUMBER = Sql(
     "forgotten_since_number",
-    """SELECT coalesce(f.seq, $1), c.value > $1, f.names
+    """SELECT coalesce(f.seq, $1), f.names, f.seq, c.value > $1
        FROM dj_counter c LEFT JOIN (SELECT seq, names FROM dj_forgotten WHERE seq > $1 ORDER BY seq LIMIT $2) f ON true
        WHERE c.name = 'forgotten_cut' ORDER BY 1 DESC""",
     "What came after a number, where one writer commits in order, and whether some of it was cut off.",
+)
+HISTORY_SNAPSHOT = Sql(
+    "forgotten_history_snapshot",
+    """SELECT pg_current_snapshot()::text, f.names, f.xid::text::bigint, c.value,
+              concat_ws('/', current_database(), pg_postmaster_start_time(),
+                        (SELECT stats_reset FROM pg_stat_bgwriter), left(pg_walfile_name(pg_current_wal_lsn()), 8))
+       FROM dj_counter c LEFT JOIN (SELECT xid, names FROM dj_forgotten ORDER BY xid DESC LIMIT $1) f ON true
+       WHERE c.name = 'forgotten_cut' ORDER BY f.xid DESC""",
+    "What is in the log, the newest first, how far it is cut, and what tells this life of the server from others.",
+)
+HISTORY_NUMBER = Sql(
+    "forgotten_history_number",
+    """SELECT max(coalesce((SELECT max(seq) FROM dj_forgotten), 0), c.value), f.names, f.seq, c.value, 'one writer'
+       FROM dj_counter c LEFT JOIN (SELECT seq, names FROM dj_forgotten ORDER BY seq DESC LIMIT $1) f ON true
+       WHERE c.name = 'forgotten_cut' ORDER BY f.seq DESC""",
+    "What is in the log, the newest first, and how far it is cut, where one writer commits in order.",
 )
 CUT_WITH_XID = Sql(
     "forgotten_cut_with_xid",
@@ -104,6 +130,20 @@ class Forgettable(Protocol):
         ...
 
 
+class Row(NamedTuple):
+    """A row of the log.
+
+    Attributes:
+        mark: Its own number, by which the process that wrote it knows it again.
+        names: What is forgotten.
+        number: Its transaction's; positions show it or do not.
+    """
+
+    mark: int
+    names: tuple[int, ...]
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """What a look at the log found.
@@ -111,12 +151,29 @@ class News:
     Attributes:
         position: Where the log is now; for the next look.
         missed: Whether something may have been cut off, or was too much to read.
-        rows: What was forgotten since the last look: the mark of each row, and its names.
+        rows: What was forgotten since the last look.
     """
 
     position: Any
     missed: bool
-    rows: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the log still holds.
+
+    Attributes:
+        position: Where the log is now; for the next look.
+        origin: Names the server's life and the database.
+        horizon: Of transactions up to this number something may be missing.
+        rows: What was forgotten by the others; a row that means everything has the name ALL.
+    """
+
+    position: Any
+    origin: bytes
+    horizon: int
+    rows: tuple[Row, ...]
 
 
 def tag_name(tag: str) -> str:
@@ -155,15 +212,33 @@ async def since(database: Database, position: Any) -> News:
     """What was committed after an earlier position, in no order."""
     sql = SINCE_SNAPSHOT if database.capabilities.xid_horizon else SINCE_NUMBER
     rows = await database.read(lambda c: c.fetch(sql, position, ROWS_MAX + 1))
-    texts = [text for _, _, text in rows if text is not None]
-    missed = bool(rows[0][1]) or len(texts) > ROWS_MAX or EVERYTHING in texts
-    return News(rows[0][0], missed, () if missed else tuple(map(parsed, texts)))
+    found = [(text, number) for _, text, number, _ in rows if text is not None]
+    missed = bool(rows[0][3]) or len(found) > ROWS_MAX or any(text == EVERYTHING for text, _ in found)
+    return News(rows[0][0], missed, () if missed else tuple(parsed(text, number) for text, number in found))
 
 
-def parsed(text: str) -> tuple[int, tuple[int, ...]]:
-    """The mark of a row, and its names."""
+async def history(database: Database) -> History:
+    """What the log still holds, and where it is now."""
+    sql = HISTORY_SNAPSHOT if database.capabilities.xid_horizon else HISTORY_NUMBER
+    rows = await database.read(lambda c: c.fetch(sql, ROWS_MAX + 1))
+    position, _, _, horizon, origin = rows[0]
+    found = [parsed(text, number) for _, text, number, *_ in rows if text is not None]
+    if len(found) > ROWS_MAX:
+        horizon = max(horizon, found.pop().number)
+    return History(position, origin_of(origin), horizon, tuple(found))
+
+
+def placed(position: Any, origin: bytes) -> Position:
+    """A position of the log in the form that other processes understand."""
+    return at_snapshot(origin, position) if isinstance(position, str) else at_number(origin, position)
+
+
+def parsed(text: str, number: int) -> Row:
+    """A row, from its text and the number of its transaction."""
+    if text == EVERYTHING:
+        return Row(-1, (ALL,), number)
     mark, *names = map(int, text.split(","))
-    return mark, tuple(names)
+    return Row(mark, tuple(names), number)
 
 
 async def cut(database: Database, before_us: int, limit: int = 1000) -> int:

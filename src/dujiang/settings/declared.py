@@ -93,8 +93,10 @@ SETTINGS: Sequence[Declared] = (
         kind=Url("cache"),
         default="memory:?max_mib=64",
         means="Where the answers of cached reads lie.",
-        special="`memory:?max_mib=64` is each process's own memory, 64 MiB at most; `max_mib=0` keeps nothing.",
-        follows="More room means fewer loads. What is invalidated is not given, whatever lies there.",
+        special="`memory:?max_mib=64` is each process's own memory, 64 MiB at most; `max_mib=0` keeps nothing."
+        " `redis://user:password@host:6379/0` shares answers among processes below that, `rediss:` with TLS.",
+        follows="More room means fewer loads. What is invalidated is not given, whatever lies there. A Redis that is away"
+        " costs loads and fails no request.",
     ),
     Declared(
         name="host",

@@ -96,6 +96,19 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         ("read",),
     ),
     TelemetryEvent(
+        "cache.shared",
+        "The cache that processes share was looked at: it had the answer, had none, one that is outdated or cannot be read, or"
+        " had it after another process had loaded it.",
+        ("dujiang_cache_shared_reads_total",),
+        ("outcome",),
+    ),
+    TelemetryEvent(
+        "cache.shared_measured",
+        "The metrics were read by a process that shares answers: whether that cache answers, and calls of it that failed.",
+        ("dujiang_cache_shared_up", "dujiang_cache_shared_failures_total"),
+        ("kind",),
+    ),
+    TelemetryEvent(
         "cache.measured",
         "The metrics were read by a process that keeps answers.",
         ("dujiang_cache_bytes", "dujiang_cache_entries", "dujiang_cache_trusted"),

@@ -106,6 +106,11 @@ class Flow:
         """Method, path and name, for people."""
         return f"the operation {self.name}" if self.method == RUN else f"{self.method} {self.path} ({self.name})"
 
+    @property
+    def kept(self) -> bool:
+        """Whether its answers are kept in caches."""
+        return self.method == "GET" and bool(getattr(self.verb, "cached", False))
+
     def why_not(self, parts: Mapping[str, Any]) -> str:
         """Why the gateway would refuse these parts of a request for their form; empty when it would not."""
         for part in self.schema.get("required", ()):

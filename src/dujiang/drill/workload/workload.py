@@ -106,9 +106,15 @@ class Workload:
         named = tuple((slot.stem, got(whole, slot.at)) for slot in slots)
         return request_of(flow, whole, named, memory.next_number())
 
-    def reads(self, draw: Draw, memory: Memory) -> Request | None:
-        """A read of something that an answer taught, or of a whole list; None when nothing is known yet."""
-        possible = [flow for flow in self.readers if self._ready(flow, memory)]
+    def reads(self, draw: Draw, memory: Memory, *, kept: bool = False) -> Request | None:
+        """A read of something that an answer taught, or of a whole list; None when nothing is known yet.
+
+        Args:
+            draw: Decides.
+            memory: Of this run.
+            kept: Only one whose answers are kept in caches.
+        """
+        possible = [flow for flow in self.readers if self._ready(flow, memory) and (not kept or flow.kept)]
         if not possible:
             return None
         # One `high` for every number of readers: a schedule keeps its meaning when another draw is lowered.

@@ -1,0 +1,1 @@
+"""Redis, from 6.2 on; also Valkey."""

@@ -1,0 +1,1 @@
+"""A model of the cache that processes share, for the simulation."""
