@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, get_origin, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from dujiang.gateway.client import Client, DeclaredWorkload, declared_workload
-from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises, where_of
+from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises
 from dujiang.kernel.errors import Declared
 from dujiang.kernel.units import Duration, duration_s
-from dujiang.messaging.call import Call
 from dujiang.messaging.tx import Read, Tx
 from dujiang.resilience.external import declared_in
-from dujiang.resilience.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -36,11 +33,13 @@ if TYPE_CHECKING:
     from dujiang.accept import Accept
     from dujiang.data.database import Isolation
     from dujiang.jobs.job import Job
+    from dujiang.jobs.schedule import Misfire, Overlap
     from dujiang.messaging.message import Event
     from dujiang.messaging.subscription import OnFail, Start
     from dujiang.react import Reaction
     from dujiang.read import ReadVerb
     from dujiang.resilience.external import External
+    from dujiang.resilience.retry import Retry
     from dujiang.write import Write
 
     Verb = Write[Any, Any] | ReadVerb[Any, Any] | Reaction[Any, Any] | Accept[*tuple[Any, ...], Any]
@@ -130,28 +129,20 @@ class Module:
             aliases: Further routes to the same operation.
             options: Further options of a FastAPI route.
         """
-        from dujiang.write import Write  # noqa: PLC0415  (FastAPI loads with the first verb, not with `import dujiang`)
+        from dujiang.write import declared  # noqa: PLC0415  (FastAPI loads with the first verb, not with `import dujiang`)
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Write[P, T]:
-            handler = inspected(function, worlds=(Tx,))
-            method = method_of(route, function, write=True)
-            for alias in aliases:
-                method_of(alias, function, write=True)
-            refuse_promises(function, idempotency, requires)
-            if batch and get_origin(handler.answer) is not list:
-                raise Declared(where=where_of(function), what="batch without lists", how="return list[View | Refusal]")
-            verb = Write(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
                 name=f"{self.name}.{name or function.__name__}",
                 route=route,
-                status=status_code or (201 if method == "POST" else 200),
-                key_required=idempotency == "required",
+                idempotency=idempotency,
                 isolation=isolation,
                 batch=batch,
-                requires=tuple(requires),
-                aliases=tuple(aliases),
-                options=options_of(options, function),
+                requires=requires,
+                status=status_code,
+                aliases=aliases,
+                options=options,
             )
             self.verbs.append(verb)
             return verb
@@ -213,6 +204,47 @@ class Module:
 
         return declare
 
+    def every(
+        self,
+        when: Duration,
+        *,
+        tz: str = "UTC",
+        misfire: Misfire = "once",
+        catch_up: int = 100,
+        overlap: Overlap = "allow",
+        jitter: Duration | None = None,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration = "1h",
+        keep: Duration = "1d",
+    ) -> Callable[[Callable[[Job], Coroutine[Any, Any, T]]], Accept[*tuple[()], T]]:
+        """Declare a job of the clock: `async def f(job: Job) -> Result`; each of its times makes one job, once.
+
+        Args:
+            when: An interval, "15m", counted from the Unix epoch; or five fields, "0 3 * * MON-FRI", or "@daily".
+            tz: The zone of a pattern, "Asia/Shanghai".
+            misfire: Of times that were missed by more than a minute only the latest fires ("once"), each ("all"), or none
+                ("skip").
+            catch_up: How many missed times fire at most, the latest, with misfire="all".
+            overlap: While a run has not ended, the next is made all the same ("allow"), is passed over ("skip"), waits its
+                turn ("queue"), or ends the one before it ("cancel_running").
+            jitter: Jobs begin up to so much after their time, always equally late: it follows from the name.
+            name: The stored name; default: the function's. Renaming it later needs `App(renamed=...)`.
+            retry: As of an accept.
+            timeout: As of an accept.
+            keep: As of an accept.
+        """
+        from dujiang.accept import scheduled  # noqa: PLC0415
+
+        def declare(function: Callable[[Job], Coroutine[Any, Any, T]]) -> Accept[*tuple[()], T]:
+            rules = {"tz": tz, "misfire": misfire, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
+            known = f"{self.name}.{name or function.__name__}"
+            verb = scheduled(function, when, rules, name=known, retry=retry, timeout=timeout, keep=keep)
+            self.verbs.append(verb)
+            return verb
+
+        return declare
+
     def read(
         self,
         route: str | None = None,
@@ -235,26 +267,18 @@ class Module:
             status_code: Of an answer.
             options: Further options of a FastAPI route.
         """
-        from dujiang.read import ReadVerb  # noqa: PLC0415
+        from dujiang.read import declared  # noqa: PLC0415
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> ReadVerb[P, T]:
-            handler = inspected(function, worlds=(Read,))
-            method_of(route, function, write=False)
-            try:
-                ttl_s = None if ttl is None else duration_s(ttl)
-                absent_s = None if absent is None else duration_s(absent)
-            except ValueError as error:
-                raise Declared(where=where_of(function), what=str(error), how="correct the duration") from None
-            verb = ReadVerb(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
                 name=f"{self.name}.{name or function.__name__}",
                 route=route,
-                status=status_code,
-                ttl_s=ttl_s,
-                absent_s=absent_s,
+                ttl=ttl,
+                absent=absent,
                 tags=tags,
-                options=options_of(options, function),
+                status=status_code,
+                options=options,
             )
             self.verbs.append(verb)
             return verb
@@ -290,38 +314,19 @@ class Module:
             start: Whether a new subscription begins "now", at the "beginning" of what the outbox still holds, or with what
                 was published since an aware datetime. Of no meaning for one that is known already.
         """
-        from dujiang.react import Reaction  # noqa: PLC0415
+        from dujiang.react import declared  # noqa: PLC0415
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Reaction[P, T]:
-            handler = inspected(function, worlds=(Tx, Call))
-            where, calls = where_of(function), issubclass(handler.first, Call)
-            if calls and batch:
-                how = "take one event: every call has a key of its own; or take `tx: Tx`"
-                raise Declared(where=where, what="batch with Call", how=how)
-            wanted = list[event] if batch else event  # type: ignore[valid-type]
-            takes = [parameter for parameter, (hint, _) in handler.parameters.items() if hint == wanted]
-            if len(takes) != 1:
-                shown = f"list[{event.__name__}]" if batch else event.__name__
-                raise Declared(where=where, what="does not take the event", how=f"add a parameter `event: {shown}`")
-            if ordered and event.key_field is None:
-                raise Declared(
-                    where=where, what=f"is ordered, and {event.__name__} has no key", how="mark a field with `= key()`"
-                )
-            if isinstance(start, datetime) and start.tzinfo is None:
-                raise Declared(where=where, what="starts at a time without a zone", how="give it one: tzinfo=UTC")
-            verb = Reaction(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
+                event,
                 name=f"{self.name}.{name or function.__name__}",
-                event=event,
-                event_name=takes[0],
                 ordered=ordered,
                 on_fail=on_fail,
-                retry=retry or Retry(),
+                retry=retry,
                 batch=batch,
-                calls=calls,
                 concurrency=concurrency,
-                timeout_s=duration_s(timeout),
+                timeout=timeout,
                 start=start,
             )
             self.verbs.append(verb)

@@ -11,10 +11,15 @@ itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from dujiang.messaging.call import called
+from dujiang.gateway.handler import inspected, where_of
+from dujiang.kernel.errors import Declared
+from dujiang.kernel.units import duration_s
+from dujiang.messaging.call import Call, called
 from dujiang.messaging.subscription import OnFail, Start, Subscription
+from dujiang.messaging.tx import Tx
 from dujiang.resilience.retry import Retry
 from dujiang.telemetry.tracing import span
 
@@ -22,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from dujiang.gateway.handler import Handler
-    from dujiang.messaging.call import Call
+    from dujiang.kernel.units import Duration
     from dujiang.messaging.message import Event
-    from dujiang.messaging.tx import Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,3 +100,50 @@ class Reaction(Generic[P, T]):
             timeout_s=self.timeout_s,
             start=self.start,
         )
+
+
+def declared(
+    function: Callable[P, Coroutine[Any, Any, T]],
+    event: type[Event],
+    *,
+    name: str,
+    ordered: bool,
+    on_fail: OnFail,
+    retry: Retry | None,
+    batch: int,
+    concurrency: int,
+    timeout: Duration,
+    start: Start,
+) -> Reaction[P, T]:
+    """The declaration of a function as a reaction. Raises Declared."""
+    handler = inspected(function, worlds=(Tx, Call))
+    where, calls = where_of(function), issubclass(handler.first, Call)
+    if calls and batch:
+        how = "take one event: every call has a key of its own; or take `tx: Tx`"
+        raise Declared(where=where, what="batch with Call", how=how)
+    wanted = list[event] if batch else event  # type: ignore[valid-type]
+    takes = [parameter for parameter, (hint, _) in handler.parameters.items() if hint == wanted]
+    if len(takes) != 1:
+        shown = f"list[{event.__name__}]" if batch else event.__name__
+        raise Declared(where=where, what="does not take the event", how=f"add a parameter `event: {shown}`")
+    if ordered and event.key_field is None:
+        raise Declared(
+            where=where, what=f"is ordered, and {event.__name__} has no key", how="mark a field with `= key()`"
+        )
+    if isinstance(start, datetime) and start.tzinfo is None:
+        raise Declared(where=where, what="starts at a time without a zone", how="give it one: tzinfo=UTC")
+    return Reaction(
+        function=function,
+        handler=handler,
+        name=name,
+        event=event,
+        event_name=takes[0],
+        ordered=ordered,
+        on_fail=on_fail,
+        retry=retry or Retry(),
+        batch=batch,
+        calls=calls,
+        concurrency=concurrency,
+        timeout_s=duration_s(timeout),
+        start=start,
+    )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from dujiang.accept import Accept
+from dujiang.accept import Accept, arguments_of, refuse_arguments
 from dujiang.console.operations import OperatorOnly
 from dujiang.gateway.handler import is_response, members_of, provided, union_of, where_of
 from dujiang.gateway.openapi import complete_openapi
 from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_body
+from dujiang.jobs.scheduler import Scheduled
 from dujiang.kernel.errors import Declared, DujiangError, Refusal
 from dujiang.react import Reaction
 
@@ -48,6 +49,8 @@ class Composition:
     def __init__(self, app: App) -> None:
         self.app = app
         self._provided = {verb: provided(verb.handler, app.provide) for verb in app.verbs()}
+        for verb in self.jobs():
+            refuse_arguments(verb, self._provided[verb])
         self._bodies = {verb: self._find_body(verb) for verb in app.verbs()}
 
     def provided(self, verb: Any) -> dict[str, Any]:
@@ -62,6 +65,14 @@ class Composition:
     def jobs(self) -> list[Accept[*tuple[Any, ...], Any]]:
         """Every job of the app."""
         return [verb for verb in self.app.verbs() if isinstance(verb, Accept)]
+
+    def schedules(self) -> dict[str, Scheduled]:
+        """Every job of the clock, by name."""
+        return {
+            verb.name: Scheduled(verb.schedule, arguments_of(verb, self._provided[verb]))
+            for verb in self.jobs()
+            if verb.schedule is not None
+        }
 
     def readables(self) -> set[Readable]:
         """What reads the messages of each reaction and job."""
@@ -188,7 +199,7 @@ class Composition:
             if isinstance(verb, Reaction):
                 yield {"method": "", "path": verb.event.event_name, **common}
             elif isinstance(verb, Accept) and verb.route is None:
-                yield {"method": "", "path": "", **common}
+                yield {"method": "", "path": "" if verb.schedule is None else str(verb.schedule), **common}
             for text in (verb.route, *getattr(verb, "aliases", ())):
                 if text:
                     method, path = text.split(" ", 1)

@@ -73,7 +73,8 @@ class App:
         self.mounts: list[tuple[str, Any]] = []
         self._externals: list[External] = []
         self._platform: list[Verb] = []
-        if any(verb.kind == "accept" for verb in self.verbs()):
+        # Jobs of the clock belong to nobody who could ask for them over HTTP.
+        if any(verb.kind == "accept" and getattr(verb, "schedule", None) is None for verb in self.verbs()):
             from dujiang.app.status import status  # noqa: PLC0415  (an app without jobs loads nothing of it)
 
             self._platform = status().verbs

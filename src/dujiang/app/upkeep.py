@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from dujiang.jobs import schedules
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import ended
 from dujiang.messaging import forgotten
@@ -73,6 +74,7 @@ class Upkeep:
                 await runtime.cleaner.clean() > 0
                 or await runtime.idempotency.clean() > 0
                 or await runtime.jobs.clean() > 0
+                or await schedules.clean(runtime.database, runtime.node.clock.now_us()) > 0
                 or await self._cut() > 0
             ):
                 await runtime.node.clock.sleep(0.02)

@@ -48,6 +48,7 @@ class Workers:
         activated = await activate(runtime.database, subscriptions, runtime.app.renamed, now_us)
         if any(new is None for new in runtime.app.renamed.values()):
             await runtime.jobs.retire()
+            await runtime.schedules.retire()
         return subscriptions, activated
 
     async def start(self) -> None:

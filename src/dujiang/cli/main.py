@@ -98,7 +98,21 @@ def invoke(words: Sequence[str]) -> int:
 
 def commands() -> typer.Typer:
     """All commands."""
-    from dujiang.cli import audit, backup, cache, contracts, deadletter, doctor, drill, migrate, new, routes, run, up  # noqa: PLC0415
+    from dujiang.cli import (  # noqa: PLC0415
+        audit,
+        backup,
+        cache,
+        contracts,
+        deadletter,
+        doctor,
+        drill,
+        migrate,
+        new,
+        routes,
+        run,
+        schedules,
+        up,
+    )
     from dujiang.cli.command import Strict  # noqa: PLC0415
 
     app = typer.Typer(
@@ -113,6 +127,7 @@ def commands() -> typer.Typer:
     for function in (up.up, run.run, new.new, migrate.migrate, *looks, drill.drill, drill.replay):
         app.command(cls=Strict)(function)
     app.add_typer(deadletter.group, name="deadletter", rich_help_panel=None)
+    app.add_typer(schedules.group, name="schedules", rich_help_panel=None)
     app.add_typer(cache.group, name="cache", rich_help_panel=None)
 
     @app.callback(invoke_without_command=True)

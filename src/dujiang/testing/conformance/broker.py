@@ -17,6 +17,7 @@ what nothing runs yet. Each file holds one subject:
     broker_gate.py      outages                               broker_contracts.py events that change
     broker_versions.py  deploys that are taken back
     jobs.py, jobs_ended.py    jobs, in the same work tables
+    schedules.py              jobs of the clock
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from dujiang.testing.conformance.broker_versions import VersionCases
 from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.jobs import JobCases
 from dujiang.testing.conformance.jobs_ended import EndedJobCases
+from dujiang.testing.conformance.schedules import ScheduleCases
 from dujiang.testing.conformance.stage import (
     COUNT_EFFECTS,
     QUICK,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 class BrokerConformance(
     JobCases,
     EndedJobCases,
+    ScheduleCases,
     PublishCases,
     OrderCases,
     RetryCases,

@@ -39,7 +39,7 @@ class TestWhatIsShipped:
         Method: the weather is bad in four of five working lives; the report must show that it was, and that groups
         formed, else nothing was tried.
         """
-        report = storage(app, seed=11, cuts=40, full_disk=0.5, errors=0.6)
+        report = storage(app, seed=14, cuts=40, full_disk=0.5, errors=0.6)
 
         assert report.violations == []
         assert report.cuts == 40
