@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET
+from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, TRIPS, WALLET
 from dujiang.testing.harness import OPERATOR_TOKEN, NotSettled, running
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ LIVES: dict[str, Sequence[Request]] = {
         ("POST", TICKETS, {**ANN, "seat": "A2"}, None),
         ("POST", HOLDS, {**ANN, "seats": ["A1"]}, None),
     ),
+    ROUNDS: tuple(("POST", "/rounds/pay", {"rounds": count}, None) for count in (3, 9)),
     LEDGER: tuple(
         ("POST", "/ledger/entries", {"account": account, "amount": amount}, None)
         for account, amount in (

@@ -14,14 +14,17 @@ what a route may ask for as long as that has a JSON form: no Request, no Respons
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, cast
 
 from dujiang.gateway.handler import inspected, is_depends, is_response, where_of
 from dujiang.gateway.response import asks_request
 from dujiang.jobs.arguments import Arguments
+from dujiang.jobs.cron import NotCron
 from dujiang.jobs.enqueue import JobRef, enqueue
 from dujiang.jobs.job import Job
+from dujiang.jobs.schedule import Schedule
 from dujiang.jobs.view import JobView, url_of
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import current
@@ -62,6 +65,7 @@ class Accept(Generic[*Ts, T]):
         keep_s: How long the result is kept.
         key_required: Whether a request needs an Idempotency-Key.
         requires: What must be there, beside the database, for it to be accepted.
+        schedule: When the clock makes one of it; None = it does not.
         aliases: Further routes to it.
         options: FastAPI's route options.
         status: Of a request that was accepted.
@@ -79,6 +83,7 @@ class Accept(Generic[*Ts, T]):
     keep_s: float = 86_400.0
     key_required: bool = False
     requires: tuple[str, ...] = ()
+    schedule: Schedule | None = None
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     status: int = STATUS
@@ -188,6 +193,51 @@ def declared(
     )
 
 
+def scheduled(
+    function: Callable[[Job], Coroutine[Any, Any, T]],
+    when: Duration,
+    rules: Mapping[str, Any],
+    *,
+    name: str,
+    retry: Retry | None,
+    timeout: Duration,
+    keep: Duration,
+) -> Accept[*tuple[()], T]:
+    """The declaration of a function as a job of the clock. Raises Declared."""
+    try:
+        schedule = Schedule.of(when, **rules)
+    except NotCron as error:
+        raise Declared(where=where_of(function), what=str(error), how=error.how) from None
+    # Runs that must not meet: one at a time, wherever.
+    alone = schedule.overlap in ("queue", "cancel_running")
+    verb: Accept[*tuple[()], T] = declared(
+        function,
+        name=name,
+        route=None,
+        retry=retry,
+        concurrency=8,
+        limit=1 if alone else None,
+        timeout=timeout,
+        keep=keep,
+        key_required=False,
+        requires=(),
+        aliases=(),
+        options={},
+    )
+    return replace(verb, schedule=schedule)
+
+
+def refuse_arguments(verb: Accept[*Ts, T], injected: Mapping[str, Any]) -> None:
+    """Raise Declared when a job of the clock has parameters that nobody gives to it."""
+    empty = inspect.Parameter.empty
+    lacking = [
+        name for name, (_, default) in verb.handler.parameters.items() if name not in injected and default is empty
+    ]
+    if verb.schedule is not None and lacking:
+        what = f"is made by the clock, which gives no {', '.join(lacking)}"
+        raise Declared(where=where_of(verb.function), what=what, how="take `job: Job` and what the app provides")
+
+
 def accepting(verb: Accept[*Ts, T], injected: Mapping[str, Any]) -> Callable[..., Coroutine[Any, Any, JobView]]:
     """The function of the write that accepts a job: `(tx, **values)`; `injected` is given to the run and not stored."""
     arguments = arguments_of(verb, injected)
@@ -199,4 +249,4 @@ def accepting(verb: Accept[*Ts, T], injected: Mapping[str, Any]) -> Callable[...
     return accept
 
 
-__all__ = ["Accept", "accepting", "declared"]
+__all__ = ["Accept", "accepting", "declared", "refuse_arguments", "scheduled"]

@@ -104,9 +104,9 @@ class Reaction(Generic[P, T]):
 
 def declared(
     function: Callable[P, Coroutine[Any, Any, T]],
+    event: type[Event],
     *,
     name: str,
-    event: type[Event],
     ordered: bool,
     on_fail: OnFail,
     retry: Retry | None,

@@ -27,12 +27,13 @@ from starlette.responses import Response
 
 from dujiang.caching.caching import AROUND
 from dujiang.caching.through import Wanted
-from dujiang.gateway.handler import is_response, members_of, where_of
+from dujiang.gateway.handler import inspected, is_response, members_of, method_of, options_of, where_of
 from dujiang.gateway.problems import JSON_HEADERS, Answer, NotFound
 from dujiang.gateway.response import answer_of_response, asks_request, fresh, with_response
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import CURRENT, current
 from dujiang.kernel.errors import DeadlinePassed, Declared, DujiangError, Refusal
+from dujiang.kernel.units import duration_s
 from dujiang.messaging.forgotten import number_of, tag_name
 from dujiang.messaging.tx import ForgetRefused
 from dujiang.messaging.tx import Read as ReadSession
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dujiang.data.database import Connection, Database
     from dujiang.gateway.handler import Handler
     from dujiang.gateway.routes import Call
+    from dujiang.kernel.units import Duration
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -287,3 +289,35 @@ class BoundRead:
         if found is None:
             found = self._types[name] = TypeAdapter(self.verb.handler.parameters[name][0])
         return found
+
+
+def declared(
+    function: Callable[P, Coroutine[Any, Any, T]],
+    *,
+    name: str,
+    route: str | None,
+    ttl: Duration | None,
+    absent: Duration | None,
+    tags: tuple[str, ...],
+    status: int,
+    options: dict[str, Any],
+) -> ReadVerb[P, T]:
+    """The declaration of a function as a read. Raises Declared."""
+    handler = inspected(function, worlds=(ReadSession,))
+    method_of(route, function, write=False)
+    try:
+        ttl_s = None if ttl is None else duration_s(ttl)
+        absent_s = None if absent is None else duration_s(absent)
+    except ValueError as error:
+        raise Declared(where=where_of(function), what=str(error), how="correct the duration") from None
+    return ReadVerb(
+        function=function,
+        handler=handler,
+        name=name,
+        route=route,
+        status=status,
+        ttl_s=ttl_s,
+        absent_s=absent_s,
+        tags=tags,
+        options=options_of(options, function),
+    )

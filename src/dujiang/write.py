@@ -22,20 +22,22 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_origin
 
 from starlette.responses import Response
 
 from dujiang.data.database import OutcomeUnknown
 from dujiang.data.transaction import refuse_nested, transact
+from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises, where_of
 from dujiang.gateway.idempotency import NO_BODY, Idempotency, Key, Lost, Replay, fingerprint_of
 from dujiang.gateway.problems import JSON_HEADERS, PROBLEM_TYPE, Answer, problem
 from dujiang.gateway.response import answer_of_response, fresh, value_of_answer, with_response
 from dujiang.kernel.bounded import BoundedQueue
 from dujiang.kernel.codec import Codec
 from dujiang.kernel.context import Context, current, entered
-from dujiang.kernel.errors import DeadlinePassed, Refusal
+from dujiang.kernel.errors import DeadlinePassed, Declared, Refusal
 from dujiang.kernel.tasks import Stopping
+from dujiang.messaging.tx import Tx
 from dujiang.telemetry.tracing import span
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from dujiang.gateway.routes import Call
     from dujiang.kernel.node import Node
     from dujiang.messaging.message import Message
-    from dujiang.messaging.tx import Tx
 
 # Calls of a batched write that may wait; more are refused with 503.
 LINE_MAX = 10_000
@@ -317,4 +318,40 @@ class BoundWrite:
         return False
 
 
-__all__ = ["BoundWrite", "Lost", "Write"]
+def declared(
+    function: Callable[P, Coroutine[Any, Any, T]],
+    *,
+    name: str,
+    route: str | None,
+    idempotency: str,
+    isolation: Isolation,
+    batch: int,
+    requires: Sequence[str],
+    status: int | None,
+    aliases: Sequence[str],
+    options: dict[str, Any],
+) -> Write[P, T]:
+    """The declaration of a function as a write. Raises Declared."""
+    handler = inspected(function, worlds=(Tx,))
+    method = method_of(route, function, write=True)
+    for alias in aliases:
+        method_of(alias, function, write=True)
+    refuse_promises(function, idempotency, requires)
+    if batch and get_origin(handler.answer) is not list:
+        raise Declared(where=where_of(function), what="batch without lists", how="return list[View | Refusal]")
+    return Write(
+        function=function,
+        handler=handler,
+        name=name,
+        route=route,
+        status=status or (201 if method == "POST" else 200),
+        key_required=idempotency == "required",
+        isolation=isolation,
+        batch=batch,
+        requires=tuple(requires),
+        aliases=tuple(aliases),
+        options=options_of(options, function),
+    )
+
+
+__all__ = ["BoundWrite", "Lost", "Write", "declared"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET, Bug
+from bench.planted.bug import BOARD, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, TRIPS, WALLET, Bug
 from bench.planted.bugs import BUGS
 from bench.planted.calm import LIVES, lived
 from bench.planted.plant import planted
@@ -17,6 +17,7 @@ RIGHT = {
     WALLET: [201, 422, 409, 201, 409, 422],
     COUPONS: [201, 409, 201, 409],
     SEATS: [201, 409, 201, 409, 201, 409],
+    ROUNDS: [201, 422],
     LEDGER: [201, 201, 201, 201, 422],
     BOARD: [404, 200, 200, 404, 422, 200],
     PAYMENTS: [201, 201, 201, 201, 409, 400],

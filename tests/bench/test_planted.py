@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.planted.bug import BOARD, BOOKS, COUPONS, LEDGER, PAYMENTS, SEATS, SHOP, TRIPS, WALLET, Bug
+from bench.planted.bug import BOARD, BOOKS, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, TRIPS, WALLET, Bug
 from bench.planted.bugs import BUGS
 from bench.planted.plant import ROOT, NotPlantable, Planting, changed, copied, place_of, planted, put
 
@@ -70,7 +70,18 @@ class TestTheTable:
 
     def test_every_application_has_bugs_and_every_bug_an_application(self) -> None:
         """The applications are drilled clean without a bug, so each is worth its drill."""
-        assert {bug.app for bug in BUGS} == {SHOP, WALLET, COUPONS, SEATS, LEDGER, PAYMENTS, BOOKS, BOARD, TRIPS}
+        assert {bug.app for bug in BUGS} == {
+            SHOP,
+            WALLET,
+            COUPONS,
+            SEATS,
+            LEDGER,
+            PAYMENTS,
+            BOOKS,
+            BOARD,
+            ROUNDS,
+            TRIPS,
+        }
 
     @pytest.mark.parametrize("bug", BUGS, ids=NAMES)
     def test_a_bug_says_everything(self, bug: Bug) -> None:

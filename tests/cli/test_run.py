@@ -147,7 +147,7 @@ class TestRefusals:
         ("roles", "says"),
         [
             ("gatway", "'gatway' is no role (did you mean 'gateway'?); there are gateway, write, relay, worker"),
-            ("scheduler", "'scheduler' is no role; there are gateway, write, relay, worker"),
+            ("gardener", "'gardener' is no role; there are gateway, write, relay, worker, scheduler"),
             ("relay,", "'' is no role"),
             ("relay worker", "'relay worker' is no role"),
         ],

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
+import pytest
 from pydantic import Field
 from sqlalchemy import func, insert, select
 
@@ -96,3 +97,33 @@ def test_a_job_whose_effect_every_run_repeats_is_found() -> None:
     search = drilled(by_a_transaction, seeds=12)
 
     assert violated(search) == {ONCE}
+
+
+@pytest.mark.parametrize("kind", ["write", "accept"])
+def test_what_only_the_app_can_start_is_drilled_as_an_operation(kind: str) -> None:
+    """It has no route and nothing leads to it: the drill runs it as `app.run` does, asks again, and finds it sound."""
+    tally = Module("tally", tables=apps.metadata, migrations="tests.drill.migrations", seed=apps.seed)
+    if kind == "write":
+
+        @tally.write()
+        async def count(tx: Tx, body: Letter) -> Id:
+            entry_id = tx.new_id()
+            await add(tx, entry_id, body.amount)
+            return entry_id
+    else:
+
+        @tally.accept()
+        async def count_later(job: Job, body: Letter) -> Id:
+            await job.step("add", add, job.id, body.amount)
+            return job.id
+
+    app = App(modules=[tally])
+    with quiet(), sealed():
+        cluster = cluster_of(app)
+        try:
+            search = Search(cluster, Workload(app), width=2)
+            search.count(SWEEP)
+        finally:
+            shutil.rmtree(cluster.folder, ignore_errors=True)
+
+    assert violated(search) == set()

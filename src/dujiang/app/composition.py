@@ -10,11 +10,12 @@ from functools import cached_property
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from dujiang.accept import Accept
+from dujiang.accept import Accept, arguments_of, refuse_arguments
 from dujiang.console.operations import OperatorOnly
 from dujiang.gateway.handler import is_response, members_of, provided, union_of, where_of
 from dujiang.gateway.openapi import complete_openapi
 from dujiang.gateway.routes import RouteSpec, Table, VerbRoute, is_body
+from dujiang.jobs.scheduler import Scheduled
 from dujiang.kernel.errors import Declared, DujiangError, Refusal
 from dujiang.react import Reaction
 from dujiang.saga.verb import Orchestrated
@@ -53,6 +54,8 @@ class Composition:
         self._provided = {verb: provided(verb.handler, app.provide) for verb in app.verbs()}
         for saga in self.sagas():
             refuse_unprovided(saga, self._provided[saga])
+        for verb in self.jobs():
+            refuse_arguments(verb, self._provided[verb])
         self._bodies = {verb: self._find_body(verb) for verb in app.verbs()}
 
     def provided(self, verb: Any) -> dict[str, Any]:
@@ -76,6 +79,14 @@ class Composition:
     def kinds(self) -> list[Kind]:
         """Every saga of the app as its runs see it."""
         return [saga.kind_of(self._provided[saga]) for saga in self.sagas()]
+
+    def schedules(self) -> dict[str, Scheduled]:
+        """Every job of the clock, by name."""
+        return {
+            verb.name: Scheduled(verb.schedule, arguments_of(verb, self._provided[verb]))
+            for verb in self.jobs()
+            if verb.schedule is not None
+        }
 
     def readables(self) -> set[Readable]:
         """What reads the messages of each reaction, job and saga."""
@@ -202,7 +213,7 @@ class Composition:
             if isinstance(verb, (Reaction, Orchestrated)):
                 yield {"method": "", "path": verb.event.event_name, **common}
             elif isinstance(verb, Accept) and verb.route is None:
-                yield {"method": "", "path": "", **common}
+                yield {"method": "", "path": "" if verb.schedule is None else str(verb.schedule), **common}
             for text in (verb.route, *getattr(verb, "aliases", ())):
                 if text:
                     method, path = text.split(" ", 1)

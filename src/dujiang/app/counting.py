@@ -68,6 +68,11 @@ class Counting:
         found[0].add()
         found[1].observe(took_s)
 
+    def fired(self, schedule: str, late_s: float) -> None:
+        """Count a job that a schedule has made."""
+        self._metrics.counter("dujiang_schedule_fired_total", schedule=schedule).add()
+        self._metrics.histogram("dujiang_schedule_delay_seconds", schedule=schedule).observe(late_s)
+
     def passed(self, batch: Sized) -> None:
         """Count a batch that the relay passed on."""
         self._batches.add()

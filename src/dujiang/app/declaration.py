@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dujiang.jobs.enqueue import JobRef
     from dujiang.jobs.view import JobView
     from dujiang.messaging.laws import Invariant
-    from dujiang.module import Module, Verb
+    from dujiang.module.module import Module, Verb
     from dujiang.resilience.external import External
     from dujiang.settings import Settings
 
@@ -74,7 +74,8 @@ class App:
         self.mounts: list[tuple[str, Any]] = []
         self._externals: list[External] = []
         self._platform: list[Verb] = []
-        if any(verb.kind == "accept" for verb in self.verbs()):
+        # Jobs of the clock belong to nobody who could ask for them over HTTP.
+        if any(verb.kind == "accept" and getattr(verb, "schedule", None) is None for verb in self.verbs()):
             from dujiang.app.status import status  # noqa: PLC0415  (an app without jobs loads nothing of it)
 
             self._platform = status().verbs

@@ -7,7 +7,7 @@ With `every` one process, the one that relays, checks it again and again. A viol
 is gone, stands in the gauge `dujiang_invariant_violations`, and is read under `GET /_dj/invariants`. A check that fails, or
 takes longer than a minute, is logged too and counts as "not known": -1.
 
-The platform's own laws (messaging/laws.py) are checked by every audit.
+The platform's own laws (messaging/laws.py, jobs/laws.py) are checked by every audit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dujiang.jobs.laws import NOT_LATE, ONE_JOB, not_late_args, one_job_args
 from dujiang.kernel.tasks import ended
 from dujiang.messaging.laws import HELD_BY_NOTHING, STUCK, STUCK_US
 from dujiang.messaging.work import HALT
@@ -146,6 +147,8 @@ class Laws:
             ),
             ("a key is held by a dead letter", "dujiang.holds", HELD_BY_NOTHING, ()),
             ("a saga that has not ended goes on, waits, or is stuck", "dujiang.sagas", LOST, ()),
+            ("a schedule fires within a quarter of an hour", "dujiang.schedules_fire", NOT_LATE, not_late_args(now_us)),
+            ("a time of a schedule makes one job", "dujiang.fired_once", ONE_JOB, one_job_args(now_us)),
         )
         found = []
         for says, name, sql, args in checks:

@@ -1,7 +1,8 @@
 """Roles: what one running copy of an app does; a copy with all of them is a whole system.
 
-    gateway   answers HTTP: reads, writes, pages           write    answers HTTP: writes and accepts alone
-    relay     moves committed events on, and cleans up     worker   runs reactions and jobs
+    gateway   answers HTTP: reads, writes, pages           write      answers HTTP: writes and accepts alone
+    relay     moves committed events on, and cleans up     worker     runs reactions and jobs
+                                                           scheduler  makes the jobs of schedules
 
 Every copy has a row among the processes, ids, metrics and health. What else it starts follows from its roles, so that a
 process which only relays keeps no connections for requests, and one which only answers is not woken by every event.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-ROLES = ("gateway", "write", "relay", "worker")
+ROLES = ("gateway", "write", "relay", "worker", "scheduler")
 ANSWERED = {"gateway": ("read", "write", "accept"), "write": ("write", "accept")}
 
 
@@ -48,12 +49,11 @@ class Roles:
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is missing: requests are answered, events are moved on and handled."""
-        return {"gateway", "relay", "worker"} <= set(self.names)
+    def whole(self, *, schedules: bool) -> bool:
+        """Whether nothing is missing: requests are answered, events are moved on and handled, schedules fire if there are any."""
+        return {"gateway", "relay", "worker", *(["scheduler"] if schedules else [])} <= set(self.names)
 
     @property
     def woken(self) -> bool:
         """Whether what other processes commit is its business."""
-        return "relay" in self or "worker" in self
+        return "relay" in self or "worker" in self or "scheduler" in self

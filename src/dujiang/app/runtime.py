@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import to_json
@@ -37,6 +38,9 @@ from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
 from dujiang.jobs.running import Jobs
+from dujiang.jobs.scheduler import Scheduler
+from dujiang.jobs.schedules import BELL as SCHEDULES_BELL
+from dujiang.jobs.schedules import Schedules
 from dujiang.kernel.context import Context, current_or_none, entered
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.node import Node
@@ -118,6 +122,9 @@ class Runtime:
         roles: What this copy does; see roles.py.
     """
 
+    _drained_by: float | None = None
+    _services: Services | None = None
+
     def __init__(
         self, app: App, settings: Settings, node: Node | None = None, *, roles: Collection[str] = ROLES
     ) -> None:
@@ -159,12 +166,13 @@ class Runtime:
         self.cleaner = Cleaner(self.node, self.database, outbox_keep_us=int(settings.outbox_retention_s * 1e6))
         self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all, given_up)
         self.jobs = Jobs(self.node, self.database, self.bells, self.transact)
+        self.schedules = Schedules(self.database, self.node.clock.now_us, partial(self.bells.ring_far, SCHEDULES_BELL))
         self.backups = Backups(self.node, lambda: load_keeper(settings.database)(settings.database), product())
         self.body_limit = settings.body_limit_bytes
-        self._drained_by: float | None = None
-        self._services: Services | None = None
         self.composition = composed(app)
         self.sagas = Sagas(self.database, self.transact, self.composition.sagas(), self.bells.ring_all)
+        declared, fired = self.composition.schedules(), self.counting.fired
+        self.scheduler = Scheduler(self.node, self.database, self.bells, self.transact, declared, fired)
         self.laws = Laws(self)
         self._bound = bound_verbs(self)
         operations = Operations(self, settings.data / "operator.token")
@@ -225,6 +233,8 @@ class Runtime:
             parts.append(("relay", self.relay))
         if "worker" in self.roles:
             parts.append(("workers", self.workers))
+        if "scheduler" in self.roles:
+            parts.append(("scheduler", self.scheduler))
         if "relay" in self.roles and self.reconciler is not None:
             parts.append(("reconcile", self.reconciler))
         parts.append(("upkeep", Upkeep(self)))
@@ -248,7 +258,9 @@ class Runtime:
         self.health.state = "stopping"
         if self._drained_by is None:
             self._drained_by = self.node.clock.monotonic() + self.settings.grace_s
-        for outcome in await outcomes_of(self.workers.stop(), self.relay.stop(self.grace_left_s())):
+        for outcome in await outcomes_of(
+            self.scheduler.stop(), self.workers.stop(), self.relay.stop(self.grace_left_s())
+        ):
             if isinstance(outcome, Exception):
                 logger.warning("not drained cleanly: %s", outcome)
 
@@ -343,7 +355,8 @@ class Runtime:
         beside = {name: value for name, value in sorted(given.items()) if name != body_name}
         call = Call(given, key, verb.name, to_json(beside, fallback=repr).decode())
         bound = self.bound(verb)
-        with entered(current_or_none() or self.context()):
+        context = current_or_none()
+        with entered(context if context is not None and context.runtime is not None else self.context()):
             if isinstance(bound, BoundRead):
                 return await bound.value(call.values)
             return await bound.value(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from dujiang.jobs import schedules
 from dujiang.jobs import store as jobs
 from dujiang.kernel.errors import DujiangError
 from dujiang.kernel.tasks import ended
@@ -78,6 +79,7 @@ class Upkeep:
                 or await runtime.idempotency.clean() > 0
                 or await runtime.jobs.clean() > 0
                 or await sagas.clean(runtime.database, runtime.node.clock.now_us()) > 0
+                or await schedules.clean(runtime.database, runtime.node.clock.now_us()) > 0
                 or await self._cut() > 0
             ):
                 await runtime.node.clock.sleep(0.02)

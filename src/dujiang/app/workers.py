@@ -50,6 +50,7 @@ class Workers:
         if any(new is None for new in runtime.app.renamed.values()):
             await runtime.jobs.retire()
             await retire(runtime.database, now_us)
+            await runtime.schedules.retire()
         return subscriptions, activated
 
     async def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Desk: dead letters, sagas and audits, in the store itself or through the process that owns it.
+"""Desk: dead letters, sagas, schedules and audits, in the store itself or through the process that owns it.
 
     many writers (a server)    the command opens the database and works in it
     one writer, free           the same
@@ -17,7 +17,7 @@ import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from dujiang.cli.exits import CONFIG, DATA, INTERNAL, UNAVAILABLE
 from dujiang.cli.marks import read_address, read_token
@@ -39,7 +39,10 @@ ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 class Desk(Protocol):
-    """What the commands `deadletter`, `sagas`, `audit` and `cache` need. Letters and sagas are JSON objects."""
+    """What the commands `deadletter`, `sagas`, `schedules`, `audit` and `cache` need.
+
+    Letters and sagas are JSON objects, letters as `DeadLetter.public` makes them.
+    """
 
     async def list(self, subscription: str, limit: int) -> Rows:
         """Dead letters, oldest first."""
@@ -55,6 +58,18 @@ class Desk(Protocol):
 
     async def discard(self, dead_id: int) -> None:
         """Give it up."""
+        ...
+
+    async def schedules(self) -> Rows:
+        """Every schedule."""
+        ...
+
+    async def schedule(self, name: str) -> Letter:
+        """One schedule with its next times and last firings."""
+        ...
+
+    async def turn(self, name: str, what: str, given: dict[str, str]) -> Letter:
+        """Pause, resume, run or backfill a schedule; what is said of it."""
         ...
 
     async def audit(self) -> Rows:
@@ -167,6 +182,20 @@ class LocalDesk:
         """Give it up."""
         await self._runtime.deadletters.discard(dead_id)
 
+    async def schedules(self) -> Rows:
+        """Every schedule."""
+        return await self._runtime.schedules.list()
+
+    async def schedule(self, name: str) -> Letter:
+        """One schedule with its next times and last firings."""
+        return await self._runtime.schedules.show(name)
+
+    async def turn(self, name: str, what: str, given: dict[str, str]) -> Letter:
+        """Pause, resume, run or backfill a schedule; what is said of it."""
+        from dujiang.console.operations import scheduled  # noqa: PLC0415
+
+        return parsed((await scheduled(self._runtime.schedules, [name, what], given)).body) or {}
+
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
         found = await self._runtime.audit()
@@ -231,6 +260,22 @@ class RemoteDesk:
     async def discard(self, dead_id: int) -> None:
         """Give it up."""
         self.ask("POST", f"/_dj/deadletters/{dead_id}/discard")
+
+    async def schedules(self) -> Rows:
+        """Every schedule."""
+        return self._rows(self.ask("GET", "/_dj/schedules"), "a list of schedules")
+
+    async def schedule(self, name: str) -> Letter:
+        """One schedule with its next times and last firings."""
+        found = self.ask("GET", f"/_dj/schedules/{quote(name, safe='')}")
+        if not isinstance(found, dict) or "upcoming" not in found:
+            raise self._strange("a schedule")
+        return found
+
+    async def turn(self, name: str, what: str, given: dict[str, str]) -> Letter:
+        """Pause, resume, run or backfill a schedule; what is said of it."""
+        query = f"?{urlencode(given)}" if given else ""
+        return self.ask("POST", f"/_dj/schedules/{quote(name, safe='')}/{what}{query}") or {}
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""

@@ -111,6 +111,7 @@ def commands() -> typer.Typer:
         routes,
         run,
         sagas,
+        schedules,
         up,
     )
     from dujiang.cli.command import Strict  # noqa: PLC0415
@@ -128,6 +129,7 @@ def commands() -> typer.Typer:
         app.command(cls=Strict)(function)
     app.add_typer(deadletter.group, name="deadletter", rich_help_panel=None)
     app.add_typer(sagas.group, name="sagas", rich_help_panel=None)
+    app.add_typer(schedules.group, name="schedules", rich_help_panel=None)
     app.add_typer(cache.group, name="cache", rich_help_panel=None)
 
     @app.callback(invoke_without_command=True)

@@ -49,7 +49,7 @@ class OneProcess(DujiangError):
 
 
 def run(
-    roles: Annotated[str, typer.Argument(metavar="ROLE[,ROLE...]", help="gateway, write, relay, worker.")],
+    roles: Annotated[str, typer.Argument(metavar="ROLE[,ROLE...]", help="gateway, write, relay, worker, scheduler.")],
     app: AppName = DEFAULT_APP,
     *,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on; loopback only.")] = None,
@@ -109,13 +109,13 @@ def work(app: str, settings: "Settings", roles: "Roles", listener: socket.socket
     from dujiang.cli.serve import Job, run_job  # noqa: PLC0415
     from dujiang.settings import masked  # noqa: PLC0415
 
-    shared = many_processes(settings)
-    if not shared and not roles.whole:
+    shared, loaded = many_processes(settings), load_app(app, folder=Path.cwd())
+    if not shared and not roles.whole(schedules=any(getattr(verb, "schedule", None) for verb in loaded.verbs())):
         raise OneProcess(url=masked(settings.database), roles=str(roles))
     settings.data.mkdir(parents=True, exist_ok=True)
     return run_job(
         Job(
-            app=load_app(app, folder=Path.cwd()),
+            app=loaded,
             settings=settings,
             roles=roles.names,
             listener=listener,

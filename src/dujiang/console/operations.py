@@ -40,6 +40,7 @@ from dujiang.gateway.problems import (
     answer_of_exception,
     send_answer,
 )
+from dujiang.jobs.schedules import moment_of, shown
 from dujiang.kernel.context import entered
 from dujiang.kernel.errors import DeadlinePassed, DujiangError
 from dujiang.kernel.problem import shortened
@@ -54,14 +55,16 @@ if TYPE_CHECKING:
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PAYLOAD_BYTES_MAX = 5 * 1024 * 1024
+NAME = r"[A-Za-z0-9_.]+"
 # Paths that are answered here, and their methods.
 OWN = (
     (re.compile(rf"/health/(live|ready)|/metrics|{PAGES}(/[^/]*)?"), "GET"),
-    (re.compile(r"/_dj/(deadletters|sagas)(/\d+)?|/_dj/invariants"), "GET"),
+    (re.compile(rf"/_dj/(deadletters|sagas)(/\d+)?|/_dj/invariants|/_dj/schedules(/{NAME})?"), "GET"),
     *((re.compile(r"/_dj/backup"), method) for method in ("GET", "POST", "DELETE")),
     *((re.compile(r"/_dj/cache"), method) for method in ("GET", "DELETE")),
     (re.compile(r"/_dj/deadletters/\d+/(replay|discard)|/_dj/audit"), "POST"),
     (re.compile(r"/_dj/sagas/\d+/(retry|skip|compensate|resume)"), "POST"),
+    (re.compile(rf"/_dj/schedules/{NAME}/(pause|resume|run|backfill)"), "POST"),
 )
 PATH_BYTES_MAX = 16 * 1024
 
@@ -236,6 +239,8 @@ class Operations:
                 data = await read_body(receive, PAYLOAD_BYTES_MAX)
                 await getattr(self._runtime.sagas, verb)(int(saga_id), *([data] if verb == "resume" else []), why)
                 return Answer(204, [], b"")
+            case (_, ["schedules", *rest]):
+                return await scheduled(self._runtime.schedules, rest, query_of(scope))
             case ("GET", ["invariants"]):
                 return json_answer([asdict(each) for each in self._runtime.laws.standings.values()])
             case ("POST", ["audit"]):
@@ -252,6 +257,25 @@ class Operations:
             if answer.status == 405 and allow is not None and scope["method"] == "OPTIONS":
                 answer = Answer(204, [(b"allow", allowed(allow.decode().split(", ")).encode())], b"")
             await send_answer(send, answer)
+
+
+async def scheduled(schedules: Any, rest: list[str], query: dict[str, str]) -> Answer:
+    """Answer what is asked below /_dj/schedules; the methods have been compared already."""
+    match rest:
+        case []:
+            return json_answer(await schedules.list())
+        case [name]:
+            return json_answer(await schedules.show(name))
+        case [name, "pause"]:
+            await schedules.pause(name)
+        case [name, "resume"]:
+            await schedules.resume(name)
+        case [name, "run"]:
+            return json_answer({"name": name, "due": shown(await schedules.run(name))}, 202)
+        case [name, "backfill"]:
+            first_us, until_us = (moment_of(name, query.get(which, ""), which) for which in ("first", "until"))
+            return json_answer({"name": name, "asked": await schedules.backfill(name, first_us, until_us)}, 202)
+    return Answer(204, [], b"")
 
 
 async def forget_everything(tx: Any) -> None:

@@ -6,6 +6,7 @@
     nothing-lost       every committed event reached every subscription: done, or dead with a reason
     nothing-dead       without poison nothing dies, but what a handler refused
     effect-once        no piece of work was done twice
+    fired-once         every time of a schedule made one job, but what its rule gives up
     order              events with one key took effect in the order of their commits, unless the broker lost one of that key
     nothing-stuck      when everything has healed, nothing is left to do
     no-surprise        no background task failed, and nobody was told of an inner error (500)
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from dujiang.backends.table import load
 from dujiang.drill.asking import asked_again, code_of, once_more, same_meaning
 from dujiang.drill.state import changed, tables_of
+from dujiang.drill.timetable import timed
 from dujiang.drill.versions import unheard
 from dujiang.drill.violation import Violation
 from dujiang.drill.world import DEADLY
@@ -78,6 +80,7 @@ async def judged(world: World, clients: Clients) -> list[Violation]:
     found: list[Violation] = []
     settled = await world.settled(DRAIN_S)
     world.mark("judged")
+    found.extend([each async for each in timed(world)])
     found.extend(unanswered(clients))
     if not settled:
         found.extend(stuck(world))

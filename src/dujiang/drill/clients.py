@@ -128,7 +128,7 @@ class Clients:
     async def client(self, name: str, operations: int) -> None:
         """One generated client: so many operations, with reads between them."""
         pick, crowd = self.world.tape.pick, self.world.tape.plan.crowd
-        for number in range(operations):
+        for number in range(operations if self.workload.flows else 0):  # An app may live by the clock alone.
             if crowd:
                 await self.world.loop.pause(WAVE_S - self.world.loop.now % WAVE_S)
             choose, whose = pick, name

@@ -17,6 +17,7 @@ from dujiang.drill.lull import lull
 from dujiang.drill.nemesis import Nemesis, plan_of
 from dujiang.drill.state import jsonable, tables_of
 from dujiang.drill.tape import Tape
+from dujiang.drill.timetable import begun, granted, silenced
 from dujiang.drill.versions import mixed
 from dujiang.drill.violation import Violation
 from dujiang.drill.workload.memory import Memory
@@ -134,6 +135,7 @@ class Run:
     async def live(self, seed: str, keep: Mapping[Deviation, int] | None = None) -> Outcome:
         """Everything after the warm-up. The same arguments give the same outcome; with `keep` only those faults happen."""
         world, scenario = self.world, self.scenario
+        await begun(world, going=scenario.kind != "sweep")
         began_s, began_steps = world.loop.now, world.loop.steps
         plan = plan_of(seed, scenario)
         world.tape = Tape(seed, replace(plan, jitter=scenario.jitter and plan.jitter), keep)
@@ -154,6 +156,7 @@ class Run:
         late: list[Violation] = []
         if scenario.kind == "sweep":
             await clients.each_flow("client")
+            await granted(world)
         elif scenario.kind == "lull":
             late = await lull(clients)
         else:
@@ -229,6 +232,7 @@ def warmed(cluster: Cluster, *, tracing: bool = False) -> World:
         until = world.loop.now + WARM_S
         while world.loop.now < until or not all(machine.ready for machine in world.machines.values()):
             await world.loop.pause(0.1)
+        await silenced(world)
         await rehearse(world)
         if cluster.other is not None:
             await mixed(world)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dujiang.app.declaration import App
 
 # Workers answer too, when both gateways are down: a client that finds nobody for long would show nothing.
-WORKER = ("gateway", "relay", "worker")
+WORKER = ("gateway", "relay", "worker", "scheduler")
 MACHINES = {"api1": ("gateway",), "api2": ("gateway",), "worker1": WORKER, "worker2": WORKER}
 JOURNAL_BYTES = slice(18, 20)
 

@@ -24,7 +24,7 @@ from dujiang.messaging import direct
 from dujiang.messaging.message import received_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dujiang.jobs.arguments import Arguments
     from dujiang.kernel.units import Duration
@@ -78,16 +78,21 @@ class JobUnknownHere(DujiangError):
 
 
 async def enqueue(
-    tx: Tx, name: str, arguments: Arguments, many: Sequence[dict[str, Any]], terms: Terms
+    tx: Tx,
+    name: str,
+    arguments: Arguments,
+    many: Sequence[dict[str, Any]],
+    terms: Terms,
+    beside: Mapping[str, Any] = {},
 ) -> list[JobRef[Any]]:
-    """Make a job for each set of parameters.
+    """Make a job for each set of parameters; `beside` joins the headers of their messages.
 
     Raises:
         JobRefused: The terms contradict each other.
     """
     context = current()
     sub_id = await number_of(tx, name)
-    due_us, headers = due_of(tx, name, terms)
+    due_us, headers = due_of(tx, name, terms, beside)
     unique = unique_of(name, terms, len(many))
     refs: list[JobRef[Any]] = []
     for values in many:
@@ -137,7 +142,7 @@ async def claimed(tx: Tx, row: store.Row) -> int | None:
             return int(rows[0][0])  # Otherwise it has ended between the two statements.
 
 
-def due_of(tx: Tx, name: str, terms: Terms) -> tuple[int, str]:
+def due_of(tx: Tx, name: str, terms: Terms, beside: Mapping[str, Any]) -> tuple[int, str]:
     """When a job is due, and its headers."""
     if terms.delay is not None and terms.run_at is not None:
         raise JobRefused(name=name, why="it has a delay and a time", how="give delay= or run_at=, not both")
@@ -148,7 +153,7 @@ def due_of(tx: Tx, name: str, terms: Terms) -> tuple[int, str]:
         due_us = max(due_us, moment_us(terms.run_at, tx.now_us, name))
     if due_us > tx.now_us + AHEAD_US_MAX:
         raise JobRefused(name=name, why="it is due in more than a year", how="give a nearer time")
-    headers = tx.envelope(step=0)
+    headers = {**tx.envelope(step=0), **beside}
     if terms.deadline is not None:
         headers["deadline_us"] = moment_us(terms.deadline, tx.now_us, name)
         if headers["deadline_us"] <= due_us:

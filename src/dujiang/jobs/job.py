@@ -71,6 +71,7 @@ class Job:
         key: The stable key, for a test that makes its own Job; a real run has its own.
         name: The job's stored name.
         claim: The claim of the run; None in a test: progress is only remembered, and nothing is fenced.
+        due: For a test, the time for which it is made.
 
     Attributes:
         id: The job's id.
@@ -82,7 +83,10 @@ class Job:
         note: The last note.
     """
 
-    def __init__(self, key: str = "", *, name: str = "", claim: Claim | None = None) -> None:
+    def __init__(
+        self, key: str = "", *, name: str = "", claim: Claim | None = None, due: datetime | None = None
+    ) -> None:
+        self._due = due
         self.name = name
         self.claim = claim
         self.id = 0 if claim is None else claim.message.seq
@@ -109,6 +113,24 @@ class Job:
     def now(self) -> datetime:
         """The instant at which this run began, UTC; another one in every run."""
         return instant(self.now_us)
+
+    @property
+    def due(self) -> datetime:
+        """The time for which this job was made, UTC, the same in every run: that of its schedule, else when it was to begin."""
+        if self._due is not None:
+            return self._due
+        if self.message is None:
+            return self.now
+        return self._header("due_us") or instant(self.message.created_us)
+
+    @property
+    def due_before(self) -> datetime | None:
+        """The time of its schedule that fired before this one; None for the first, and for one that was asked for."""
+        return self._header("before_us")
+
+    def _header(self, name: str) -> datetime | None:
+        value = None if self.message is None else self.message.headers.get(name)
+        return instant(value) if isinstance(value, int) else None
 
     @property
     def fence(self) -> Piece | None:
@@ -226,7 +248,8 @@ class Job:
     async def _known(self) -> dict[str, bytes]:
         if self._steps is None:
             self._steps = {}
-            if self.claim is not None and (self.claim.attempt > 1 or self.claim.crashes):
+            # Asked for in the first run too: one that was put off, or met an outage of the database, counts as none.
+            if self.claim is not None:
                 database = current().runtime.database
                 rows = await database.read(lambda connection: connection.fetch(store.STEP_READ, self.id))
                 self._steps = {name: bytes(result) for name, result in rows}

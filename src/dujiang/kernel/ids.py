@@ -66,6 +66,11 @@ def made_at_ms(id_: int) -> int:
     return (id_ >> (BUCKET_BITS + WORKER_BITS + SEQ_BITS)) + EPOCH_MS
 
 
+def first_id_at(now_us: int) -> int:
+    """No id that is made from this instant on is smaller."""
+    return max(0, now_us // 1000 - EPOCH_MS) << (BUCKET_BITS + WORKER_BITS + SEQ_BITS)
+
+
 class IdMaker:
     """Makes ids for one process.
 

@@ -35,6 +35,7 @@ CRASH_POINTS: tuple[str, ...] = (
     "before_ack_commit",  # The acknowledgement is written in the same transaction; COMMIT is next.
     "after_commit_before_broker_ack",  # The effect is committed, the broker does not know.
     "retry_row_written",  # The attempt failed and the next one is written down.
+    "schedule_fire_inserted",  # A due time is taken; its job is not made yet, and nothing is committed.
 )
 
 

@@ -133,6 +133,12 @@ EVENTS: tuple[TelemetryEvent, ...] = (
         ("subscription",),
     ),
     TelemetryEvent(
+        "schedule.fired",
+        "The job of a schedule's time was made; measured from that time.",
+        ("dujiang_schedule_fired_total", "dujiang_schedule_delay_seconds"),
+        ("schedule",),
+    ),
+    TelemetryEvent(
         "gate.turned",
         "The work of a subscription was paused because all of it fails, or goes on because a probe succeeded.",
         ("dujiang_gate_closed",),

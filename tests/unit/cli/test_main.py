@@ -26,7 +26,8 @@ USAGES = [
     pytest.param(
         "",
         "Missing command.",
-        "up, run, new, migrate, doctor, routes, contracts, audit, backup, restore, drill, replay, deadletter, sagas, cache",
+        "up, run, new, migrate, doctor, routes, contracts, audit, backup, restore, drill, replay, deadletter, sagas, "
+        "schedules, cache",
         id="1-no-command",
     ),
     pytest.param("deadletter", "Missing command.", "list, show, replay, discard", id="1-no-subcommand"),

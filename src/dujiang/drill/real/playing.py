@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 CALM_SHARE, CALM_S_MAX = 0.12, 25.0
 HEALED_SHARE, HEALED_S_MAX = 0.1, 20.0
 TICK_S = 0.25
-ROLES = {"gateway1": "gateway", "gateway2": "gateway", "back1": "relay,worker", "back2": "relay,worker"}
+BACK = "relay,worker,scheduler"
+ROLES = {"gateway1": "gateway", "gateway2": "gateway", "back1": BACK, "back2": BACK}
 
 EVENTS = Sql(
     "real_drill_events",

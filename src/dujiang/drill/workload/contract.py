@@ -174,7 +174,8 @@ def contract_of(app: App) -> list[Flow]:
             found.append(over_http(route.spec))
     left_out = driven(app)
     for verb in app.verbs():
-        if verb.kind not in ("react", "read", "saga") and verb.route is None and verb not in left_out:
+        clockwork = getattr(verb, "schedule", None) is not None  # Its times are timetable.py's.
+        if verb.kind not in ("react", "read", "saga") and verb.route is None and verb not in left_out and not clockwork:
             found += operation(verb, composition)
     order = {verb: place for place, verb in enumerate(app.verbs())}
     found.sort(key=lambda flow: order[flow.verb])

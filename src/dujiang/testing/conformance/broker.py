@@ -17,6 +17,7 @@ what nothing runs yet. Each file holds one subject:
     broker_gate.py      outages                               broker_contracts.py events that change
     broker_versions.py  deploys that are taken back
     jobs.py, jobs_ended.py    jobs, in the same work tables
+    schedules.py              jobs of the clock
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from dujiang.testing.conformance.cases import case
 from dujiang.testing.conformance.jobs import JobCases
 from dujiang.testing.conformance.jobs_ended import EndedJobCases
 from dujiang.testing.conformance.sagas import SagaCases
+from dujiang.testing.conformance.schedules import ScheduleCases
 from dujiang.testing.conformance.stage import (
     COUNT_EFFECTS,
     QUICK,
@@ -64,6 +66,7 @@ class BrokerConformance(
     JobCases,
     EndedJobCases,
     SagaCases,
+    ScheduleCases,
     PublishCases,
     OrderCases,
     RetryCases,

@@ -204,6 +204,37 @@ class JobCases(DeskSuite):
             assert (await look(world, made.job_id)).state == "done"
             assert snoozed == [1, 1]
 
+    @case("J2.snooze")
+    async def test_a_step_that_was_done_before_the_job_put_itself_off_is_not_repeated(self) -> None:
+        """The run counts as none, and what it has done is remembered all the same."""
+        counted: list[str] = []
+
+        async def count(word: str) -> str:
+            counted.append(word)
+            return word
+
+        async def later(job: Job, body: Asked) -> None:
+            await job.step("one", count, "first")
+            await job.step("two", note_once, body.n)
+            if not put_off:
+                put_off.append(job.attempt)
+                raise Snooze("1ms")
+
+        async def note_once(tx: Tx, n: int) -> int:
+            await note(tx, n)
+            return n
+
+        put_off: list[int] = []
+        desk = Desk(later)
+        async with self.at(desk) as world:
+            made = await world.run(desk.make, Asked(n=5))
+            await world.settle()
+
+            assert (await look(world, made.job_id)).state == "done"
+            assert put_off == [1]
+            assert counted == ["first"]
+            assert await effects(world) == [5]
+
     @case("C25.job")
     async def test_a_delayed_job_is_never_early(self) -> None:
         """Until its time it is `later`; then it runs, by the delay or by the time."""

@@ -14,15 +14,11 @@ here, at import, with the cure: an untyped handler, an ordered reaction to an ev
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, get_origin, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
 
-from dujiang.gateway.client import Client, DeclaredWorkload, declared_workload
-from dujiang.gateway.handler import inspected, method_of, options_of, refuse_promises, where_of
+from dujiang.gateway.handler import method_of, options_of, refuse_promises
 from dujiang.kernel.errors import Declared
-from dujiang.kernel.units import Duration, duration_s
-from dujiang.messaging.laws import Invariant
-from dujiang.messaging.tx import Read, Tx
-from dujiang.resilience.external import declared_in
+from dujiang.module.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -30,11 +26,13 @@ if TYPE_CHECKING:
     from dujiang.accept import Accept
     from dujiang.data.database import Isolation
     from dujiang.jobs.job import Job
+    from dujiang.jobs.schedule import Misfire, Overlap
+    from dujiang.kernel.units import Duration
     from dujiang.messaging.message import Event
     from dujiang.messaging.subscription import OnFail, Start
+    from dujiang.messaging.tx import Tx
     from dujiang.react import Reaction
     from dujiang.read import ReadVerb
-    from dujiang.resilience.external import External
     from dujiang.resilience.retry import Retry
     from dujiang.saga.definition import Saga
     from dujiang.saga.verb import Orchestrated, Upgrade
@@ -48,10 +46,9 @@ Ts = TypeVarTuple("Ts")
 K = TypeVar("K", bound="Saga[Any]")
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-EVERY_S_MIN = 1.0
 
 
-class Module:
+class Module(Surroundings):
     """The declarations of one system.
 
     Args:
@@ -73,14 +70,11 @@ class Module:
             raise Declared(
                 where=f"Module({name!r})", what="is not a module name", how="use lower-case letters, digits, _"
             )
-        self.name = name
+        super().__init__(name)
         self.tables = tables
         self.migrations = migrations
         self.seed = seed
         self.verbs: list[Verb] = []
-        self.invariants: list[Invariant] = []
-        self.workloads: list[DeclaredWorkload] = []
-        self.externals: list[External] = []
 
     def __repr__(self) -> str:
         return f"<Module {self.name}: {len(self.verbs)} verbs, {len(self.invariants)} invariants>"
@@ -111,28 +105,20 @@ class Module:
             aliases: Further routes to the same operation.
             options: Further options of a FastAPI route.
         """
-        from dujiang.write import Write  # noqa: PLC0415  (FastAPI loads with the first verb, not with `import dujiang`)
+        from dujiang.write import declared  # noqa: PLC0415  (FastAPI loads with the first verb, not with `import dujiang`)
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Write[P, T]:
-            handler = inspected(function, worlds=(Tx,))
-            method = method_of(route, function, write=True)
-            for alias in aliases:
-                method_of(alias, function, write=True)
-            refuse_promises(function, idempotency, requires)
-            if batch and get_origin(handler.answer) is not list:
-                raise Declared(where=where_of(function), what="batch without lists", how="return list[View | Refusal]")
-            verb = Write(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
                 name=f"{self.name}.{name or function.__name__}",
                 route=route,
-                status=status_code or (201 if method == "POST" else 200),
-                key_required=idempotency == "required",
+                idempotency=idempotency,
                 isolation=isolation,
                 batch=batch,
-                requires=tuple(requires),
-                aliases=tuple(aliases),
-                options=options_of(options, function),
+                requires=requires,
+                status=status_code,
+                aliases=aliases,
+                options=options,
             )
             self.verbs.append(verb)
             return verb
@@ -194,6 +180,47 @@ class Module:
 
         return declare
 
+    def every(
+        self,
+        when: Duration,
+        *,
+        tz: str = "UTC",
+        misfire: Misfire = "once",
+        catch_up: int = 100,
+        overlap: Overlap = "allow",
+        jitter: Duration | None = None,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration = "1h",
+        keep: Duration = "1d",
+    ) -> Callable[[Callable[[Job], Coroutine[Any, Any, T]]], Accept[*tuple[()], T]]:
+        """Declare a job of the clock: `async def f(job: Job) -> Result`; each of its times makes one job, once.
+
+        Args:
+            when: An interval, "15m", counted from the Unix epoch; or five fields, "0 3 * * MON-FRI", or "@daily".
+            tz: The zone of a pattern, "Asia/Shanghai".
+            misfire: Of times that were missed by more than a minute only the latest fires ("once"), each ("all"), or none
+                ("skip").
+            catch_up: How many missed times fire at most, the latest, with misfire="all".
+            overlap: While a run has not ended, the next is made all the same ("allow"), is passed over ("skip"), waits its
+                turn ("queue"), or ends the one before it ("cancel_running").
+            jitter: Jobs begin up to so much after their time, always equally late: it follows from the name.
+            name: The stored name; default: the function's. Renaming it later needs `App(renamed=...)`.
+            retry: As of an accept.
+            timeout: As of an accept.
+            keep: As of an accept.
+        """
+        from dujiang.accept import scheduled  # noqa: PLC0415
+
+        def declare(function: Callable[[Job], Coroutine[Any, Any, T]]) -> Accept[*tuple[()], T]:
+            rules = {"tz": tz, "misfire": misfire, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
+            known = f"{self.name}.{name or function.__name__}"
+            verb = scheduled(function, when, rules, name=known, retry=retry, timeout=timeout, keep=keep)
+            self.verbs.append(verb)
+            return verb
+
+        return declare
+
     def read(
         self,
         route: str | None = None,
@@ -216,25 +243,18 @@ class Module:
             status_code: Of an answer.
             options: Further options of a FastAPI route.
         """
-        from dujiang.read import ReadVerb  # noqa: PLC0415
+        from dujiang.read import declared  # noqa: PLC0415
 
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> ReadVerb[P, T]:
-            handler = inspected(function, worlds=(Read,))
-            method_of(route, function, write=False)
-            try:
-                ttl_s, absent_s = (None if each is None else duration_s(each) for each in (ttl, absent))
-            except ValueError as error:
-                raise Declared(where=where_of(function), what=str(error), how="correct the duration") from None
-            verb = ReadVerb(
-                function=function,
-                handler=handler,
+            verb = declared(
+                function,
                 name=f"{self.name}.{name or function.__name__}",
                 route=route,
-                status=status_code,
-                ttl_s=ttl_s,
-                absent_s=absent_s,
+                ttl=ttl,
+                absent=absent,
                 tags=tags,
-                options=options_of(options, function),
+                status=status_code,
+                options=options,
             )
             self.verbs.append(verb)
             return verb
@@ -274,8 +294,8 @@ class Module:
         def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Reaction[P, T]:
             verb = declared(
                 function,
+                event,
                 name=f"{self.name}.{name or function.__name__}",
-                event=event,
                 ordered=ordered,
                 on_fail=on_fail,
                 retry=retry,
@@ -337,64 +357,3 @@ class Module:
             return kind
 
         return declare
-
-    def invariant(
-        self, says: str, *, every: Duration | None = None
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-        """Declare a law: `async def f(db: Read) -> list[Row]`; rows are violations.
-
-        Args:
-            says: What always holds, in words.
-            every: How often it is checked while the app works, as "10s"; None = by `dujiang audit` and the drill alone.
-        """
-        every_s = 0.0 if every is None else duration_s(every)
-        if every is not None and every_s < EVERY_S_MIN:
-            raise Declared(where=repr(self), what=f"checks {says!r} every {every}", how="give it at least a second")
-
-        def declare(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-            inspected(function, worlds=(Read,))
-            self.invariants.append(Invariant(says, f"{self.name}.{function.__name__}", function, every_s))  # type: ignore[arg-type]
-            return function
-
-        return declare
-
-    @overload
-    def workload(self, function: Callable[[Client], Coroutine[Any, Any, None]], /) -> Callable[[Client], Any]: ...
-
-    @overload
-    def workload(
-        self, /, *, only: bool = False
-    ) -> Callable[[Callable[[Client], Coroutine[Any, Any, None]]], Callable[[Client], Any]]: ...
-
-    def workload(self, function: Any = None, /, *, only: bool = False) -> Any:
-        """Declare what a client of the app does in a drill: `async def buyers(client: Client) -> None`.
-
-        A drill makes calls from the types of the handlers by itself; this is for what types cannot say: an order of calls,
-        a value that must be computed, a sign-in.
-
-        Args:
-            function: The function, when the decorator stands without parentheses.
-            only: Leave the module's writes to this function alone.
-        """
-
-        def declare(function: Callable[[Client], Coroutine[Any, Any, None]]) -> Callable[[Client], Any]:
-            taken = [each.name for each in self.workloads]
-            self.workloads.append(declared_workload(self.name, function, taken, only=only))
-            return function
-
-        return declare if function is None else declare(function)
-
-    @overload
-    def external(self, given: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
-
-    @overload
-    def external(
-        self, given: str = "", /, *, key: Callable[..., Any] | None = None
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]: ...
-
-    def external(self, given: Any = "", /, *, key: Callable[..., Any] | None = None) -> Any:
-        """Name an async function as an effect outside: `@payments.external`, `@payments.external("bank", key=...)`.
-
-        See `App.external`.
-        """
-        return declared_in(self.externals, given, key)
