@@ -89,4 +89,4 @@ def test_a_writer_that_waits_for_its_own_row_is_found(monkeypatch: pytest.Monkey
     """Planted: the process that commits touches nothing, and learns of it from the log like all the others."""
     monkeypatch.setattr(Caching, "forgot", lambda *_: None)
 
-    assert violated(searched(seeds=6)) == {"read-your-writes"}
+    assert violated(searched(seeds=24)) == {"read-your-writes"}
