@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dujiang.app import App
     from dujiang.app.attach import Transaction
     from dujiang.app.runtime import Runtime
+    from dujiang.data.transaction import Stale
     from dujiang.data.types import Id, Instant, Json, Model, Money, Scale
     from dujiang.gateway.client import Client
     from dujiang.jobs.enqueue import JobRef
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dujiang.jobs.view import JobView
     from dujiang.kernel.context import now, random, sleep
     from dujiang.kernel.errors import DujiangError, Refusal
+    from dujiang.locking.lock import Held, lock
+    from dujiang.locking.port import LockBusy, LockLost
     from dujiang.messaging.call import Call
     from dujiang.messaging.message import Event, key
     from dujiang.messaging.tx import Read, Tx
@@ -39,12 +42,15 @@ HOME = {
     "DujiangError": "dujiang.kernel.errors",
     "Event": "dujiang.messaging.message",
     "Failed": "dujiang.saga.outcome",
+    "Held": "dujiang.locking.lock",
     "Id": "dujiang.data.types",
     "Instant": "dujiang.data.types",
     "Job": "dujiang.jobs.job",
     "JobRef": "dujiang.jobs.enqueue",
     "JobView": "dujiang.jobs.view",
     "Json": "dujiang.data.types",
+    "LockBusy": "dujiang.locking.port",
+    "LockLost": "dujiang.locking.port",
     "Model": "dujiang.data.types",
     "Module": "dujiang.module",
     "Money": "dujiang.data.types",
@@ -58,12 +64,14 @@ HOME = {
     "Scale": "dujiang.data.types",
     "Settings": "dujiang.settings",
     "Snooze": "dujiang.resilience.retry",
+    "Stale": "dujiang.data.transaction",
     "Step": "dujiang.saga.definition",
     "Transaction": "dujiang.app.attach",
     "Tx": "dujiang.messaging.tx",
     "Unknown": "dujiang.saga.outcome",
     "Wait": "dujiang.saga.definition",
     "key": "dujiang.messaging.message",
+    "lock": "dujiang.locking.lock",
     "now": "dujiang.kernel.context",
     "random": "dujiang.kernel.context",
     "saga_of": "dujiang.saga.view",
@@ -79,12 +87,15 @@ __all__ = [
     "DujiangError",
     "Event",
     "Failed",
+    "Held",
     "Id",
     "Instant",
     "Job",
     "JobRef",
     "JobView",
     "Json",
+    "LockBusy",
+    "LockLost",
     "Model",
     "Module",
     "Money",
@@ -98,12 +109,14 @@ __all__ = [
     "Scale",
     "Settings",
     "Snooze",
+    "Stale",
     "Step",
     "Transaction",
     "Tx",
     "Unknown",
     "Wait",
     "key",
+    "lock",
     "now",
     "random",
     "saga_of",

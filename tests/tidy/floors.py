@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("write", "accept", "read", "react"),
     ("search", "ml", "gateway"),
     ("saga", "realtime"),
-    ("caching", "jobs"),
+    ("caching", "jobs", "locking"),
     ("messaging",),
     ("data",),
     ("resilience",),

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from dujiang.app.declaration import App
     from dujiang.data.database import Connection, Database
     from dujiang.kernel.ids import IdMaker
+    from dujiang.locking.port import LockStore
     from dujiang.messaging.broker import Broker
     from dujiang.messaging.consumer import Consumer
     from dujiang.messaging.message import Message
@@ -144,6 +145,7 @@ class Runtime:
         self.broker: Broker = made("broker", settings.broker, self.node, self.database)
         first, shared = levels(settings, self.node, self.database)
         self.caching = Caching(self.node, self.database, first, self.metrics, shared)
+        self.locks: LockStore = made("lock", "database:", self.node, self.database)
         self.schema = Schema(self.database, app.modules)
         self.bells = Bells(self.database, self.node.tasks)
         self.gauge = OutboxGauge(settings.outbox_limit)

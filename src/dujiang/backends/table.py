@@ -96,6 +96,7 @@ ADAPTERS = (
         path="dujiang.backends.sqlite.simulated.database:SimulatedDatabase",
         shape="bare",
     ),
+    Adapter(port="lock", scheme="database", path="dujiang.backends.sql.lock:SqlLocks", shape="bare"),
     Adapter(port="broker", scheme="database", path="dujiang.backends.sql.broker:SqlBroker", shape="bare"),
     *(
         Adapter(

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dujiang.data.database import PartitionMissing
+from dujiang.data.database import Conflict, PartitionMissing
 from dujiang.data.sql import Sql
 from dujiang.kernel.clock import instant
 from dujiang.kernel.context import CURRENT, Context, current
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RUNS_MAX = 5
+PAUSE_S, PAUSE_S_MAX = 0.005, 0.2
+
 
 @dataclass(eq=False, kw_only=True)
 class NestedTransaction(DujiangError):
@@ -51,6 +54,35 @@ class NestedTransaction(DujiangError):
     )
 
     what: str
+
+
+class Stale(DujiangError):
+    """A row was changed between being read and being written; the transaction runs again from its start.
+
+    Raise it, or a subclass with a `code` of its own, when an optimistic write has matched no row:
+
+        done = await tx.execute(update(page).where(page.c.id == id, page.c.version == seen).values(version=seen + 1, ...))
+        if not done.rowcount:
+            raise Stale(f"page {id} is not at version {seen}")
+
+    The transaction is rolled back and runs again, five times at most and with a little chance between; then Conflict is
+    raised. So it is for versions that the handler itself has read: one that a client has sent is as old in every run.
+
+    Args:
+        what: Which row, for logs.
+    """
+
+    code = "stale"
+    move = "wait"
+
+    def __init__(self, what: str = "", /) -> None:
+        super().__init__(what)
+        self.what = what
+
+    @property
+    def detail(self) -> str:
+        """Which row."""
+        return self.what or super().detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +284,20 @@ async def mended(work: Callable[[], Awaitable[T]]) -> T:
         return await work()
 
 
+async def fresh(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`; if it raises Stale run it again, RUNS_MAX times in all. Raises Conflict when it was stale each time."""
+    runs = 1
+    while True:
+        try:
+            return await work()
+        except Stale as stale:
+            context = current()
+            if runs >= RUNS_MAX or context.remaining_s() == 0:
+                raise Conflict(runs=runs, why=stale.detail) from stale
+            await context.node.clock.sleep(context.node.entropy.uniform(0.0, min(PAUSE_S_MAX, PAUSE_S * 2.0**runs)))
+            runs += 1
+
+
 def refuse_nested(context: Context, what: str) -> None:
     """Raise NestedTransaction inside an open transaction or read; one that has ended, inherited by a task, is none."""
     if context.transaction is not None and not context.transaction.ended:
@@ -301,7 +347,7 @@ async def transact(
 
     with span("data.transaction", operation=what):
         try:
-            answer = await mended(lambda: database.write(run, isolation=isolation, settle=settle))
+            answer = await fresh(lambda: mended(lambda: database.write(run, isolation=isolation, settle=settle)))
         finally:
             commit.end()
     crash_point("after_commit")

@@ -107,6 +107,10 @@ class Limits:
         """`within`, for what is left until a deadline: monotonic seconds; None = for ever."""
         return Limit(self, None, 0.0) if deadline is None else Limit(self, deadline - self.clock.monotonic(), deadline)
 
+    def movable(self, until: float) -> Limit:
+        """A block that may go on until a time which its owner moves ahead, by setting `until`; noticed at the next tick."""
+        return Limit(self, FINE_BELOW_S, until)
+
     def arm(self) -> None:
         """Look at the list in a moment."""
         self.timer = asyncio.get_running_loop().call_later(TICK_S, self._look)

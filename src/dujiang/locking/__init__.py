@@ -1,0 +1,1 @@
+"""Locking: named locks that all processes of an installation share."""
