@@ -132,6 +132,7 @@ class LockConformance(LostCases, LockSuite):
 
                 await until(one, renewed, "the lock renewed", within_s=60.0)
                 assert isinstance(await two.runtime.locks.take(NAME, "other", TTL_US), Occupied)
+            await self.looked(one)
             await body.end()
 
             assert body.error is None

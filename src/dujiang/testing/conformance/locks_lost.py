@@ -42,6 +42,22 @@ class LostCases(LockSuite):
             clock.jump(TTL_S)
             assert await two.runtime.locks.take(NAME, "other", TTL_US) == Grant(2)
 
+    @case("C60.told")
+    async def test_a_holder_that_is_told_by_its_renewal_is_cancelled_at_once(self) -> None:
+        """The row has another token when it renews, long before its time is over: cancelled, LockLost."""
+        clock = JumpClock()
+        async with self.copies(1, clock) as (world,):
+            body = Body(world, ttl="30m")
+            await body.begun()
+            await world.runtime.locks.give(NAME, 1)
+            assert await world.runtime.locks.take(NAME, "other", TTL_US) == Grant(2)
+            clock.jump(601.0)
+            async with asyncio.timeout(120.0):  # Its own limit would come after ten minutes.
+                await ended(body.task)
+
+            assert body.cancelled
+            assert isinstance(body.error, LockLost)
+
     @case("C60.taken")
     async def test_a_holder_that_slept_finds_itself_cancelled(self) -> None:
         """It stands still for longer than its ttl and another one has the lock: cancelled, and the other's lock is left alone."""

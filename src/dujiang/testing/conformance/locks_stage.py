@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dujiang.app import App
@@ -117,3 +117,8 @@ class LockSuite(StageSuite):
             return await world.runtime.locks.look(NAME) is None
 
         await until(world, nobody, "the lock is free", within_s=60.0)
+
+    async def looked(self, world: World) -> None:
+        """Return when the copy has looked through its limits, and ended what is over."""
+        with suppress(TimeoutError), world.runtime.node.limits.movable(0.0):
+            await asyncio.Event().wait()
