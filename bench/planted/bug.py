@@ -12,6 +12,7 @@ LEDGER = "bench.planted.apps.ledger:app"
 ROUNDS = "bench.planted.apps.rounds:app"
 BOARD = "bench.planted.apps.board:app"
 PAYMENTS = "bench.planted.apps.payments:app"
+STOCK = "bench.planted.apps.stock:app"
 TRIPS = "bench.planted.apps.trips:app"
 BOOKS = "dujiang.systems.ledger:app"
 

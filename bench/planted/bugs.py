@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.planted.bug import Bug
 from bench.planted.clock import CLOCK
+from bench.planted.locks import LOCKS
 from bench.planted.messages import MESSAGES
 from bench.planted.modules import MODULES
 from bench.planted.money import MONEY
@@ -13,4 +14,4 @@ from bench.planted.writing import WRITING
 
 __all__ = ["BUGS", "Bug"]
 
-BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *READING, *CLOCK, *SAGAS)
+BUGS: tuple[Bug, ...] = (*WRITING, *MESSAGES, *MODULES, *MONEY, *READING, *CLOCK, *SAGAS, *LOCKS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.planted.bug import BOARD, BOOKS, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, TRIPS, WALLET, Bug
+from bench.planted.bug import BOARD, BOOKS, COUPONS, LEDGER, PAYMENTS, ROUNDS, SEATS, SHOP, STOCK, TRIPS, WALLET, Bug
 from bench.planted.bugs import BUGS
 from bench.planted.plant import ROOT, NotPlantable, Planting, changed, copied, place_of, planted, put
 
@@ -80,6 +80,7 @@ class TestTheTable:
             BOOKS,
             BOARD,
             ROUNDS,
+            STOCK,
             TRIPS,
         }
 

@@ -31,13 +31,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dujiang.data.database import VITAL
 from dujiang.kernel.clock import instant
 from dujiang.kernel.context import current_or_none, entered
 from dujiang.kernel.errors import DujiangError, OutsideRuntime
-from dujiang.kernel.tasks import Stopping, ended, owned
+from dujiang.kernel.tasks import Stopping, ended, outcomes_of, owned
 from dujiang.kernel.units import duration_s
 from dujiang.locking.port import Grant, LockBusy, LockLost, LockRefused, Occupied
 
@@ -238,18 +238,22 @@ async def taken(context: Context, name: str, ttl_s: float, wait_s: float) -> Hel
 
 async def tried(context: Context, name: str, holder: str, ttl_s: float) -> Grant | Occupied:
     """Try once, in a task of its own; a caller that is cancelled has nothing."""
-    tasks = context.node.tasks
-    take = tasks.spawn(context.runtime.locks.take(name, holder, int(ttl_s * 1e6)), name=f"lock {name}")
+    tasks, locks = context.node.tasks, cast("LockStore", context.runtime.locks)
+    # Its error is the caller's, and no crash of a task.
+    asked = tasks.spawn(outcomes_of(locks.take(name, holder, int(ttl_s * 1e6))), name=f"lock {name}")
     try:
-        return await asyncio.shield(take)
+        (found,) = await asyncio.shield(asked)
     except asyncio.CancelledError:
         with suppress(Stopping):
-            tasks.spawn(put_back(context, name, take), name=f"unlock {name}")
+            tasks.spawn(put_back(context, name, asked), name=f"unlock {name}")
         raise
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
-async def put_back(context: Context, name: str, take: asyncio.Task[Grant | Occupied]) -> None:
+async def put_back(context: Context, name: str, asked: asyncio.Task[list[Grant | Occupied | BaseException]]) -> None:
     """Give back what nobody waits for any more."""
-    await ended(take)
-    if not take.cancelled() and take.exception() is None and isinstance(found := take.result(), Grant):
+    await ended(asked)
+    if not asked.cancelled() and isinstance(found := asked.result()[0], Grant):
         await given(context, name, found.token)
