@@ -67,11 +67,13 @@ class Held:
     Attributes:
         name: Its name.
         token: Greater than that of every holder before; for what lies outside the database and can compare.
+        renewals: How often it was renewed.
     """
 
     def __init__(self, context: Context, name: str, token: int, ttl_s: float, asked_at: float) -> None:
         self.name = name
         self.token = token
+        self.renewals = 0
         self._context = context
         self._locks: LockStore = context.runtime.locks
         self._clock = context.node.clock
@@ -140,6 +142,7 @@ class Held:
                     return
                 self._confirmed_at, pause_s = asked_at, self._ttl_s / 3 - (clock.monotonic() - asked_at)
                 self._limit.until = self._lost_at
+                self.renewals += 1
 
     async def _end(self) -> None:
         """Renew no more, and give it back unless it is lost. A cancelled caller leaves that running."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dujiang.testing.harness import World
 
 from dujiang.testing.conformance.locks_lost import LostCases
-from dujiang.testing.conformance.locks_stage import CONTENDERS, NAME, TTL_S, TTL_US, UNTIL, Body, LockSuite, locked
+from dujiang.testing.conformance.locks_stage import CONTENDERS, NAME, TTL_S, TTL_US, Body, LockSuite, locked
 
 
 class LockConformance(LostCases, LockSuite):
@@ -108,9 +108,9 @@ class LockConformance(LostCases, LockSuite):
         async with self.copies(1, clock) as (world,):
             locks = world.runtime.locks
             assert await locks.take(NAME, "dead", TTL_US) == Grant(1)
-            clock.jump(TTL_S - 10.0)
+            clock.jump(TTL_S * 2 / 3)
             assert isinstance(await locks.take(NAME, "next", TTL_US), Occupied)
-            clock.jump(11.0)
+            clock.jump(TTL_S / 2)
             async with locked(world) as held:
                 assert held.token == 2
             assert not await locks.renew(NAME, 1, TTL_US)
@@ -122,13 +122,12 @@ class LockConformance(LostCases, LockSuite):
         clock = JumpClock()
         async with self.copies(2, clock) as (one, two):
             body = Body(one)
-            await body.begun()
-            for _ in range(12):
-                (until_us,) = (await fetch(one, UNTIL))[0]
+            held = await body.begun()
+            for n in range(12):
                 clock.jump(TTL_S / 3 + 0.5)
 
-                async def renewed(before_us: int = until_us) -> bool:
-                    return bool((await fetch(one, UNTIL))[0][0] > before_us)
+                async def renewed(count: int = n) -> bool:
+                    return held.renewals > count
 
                 await until(one, renewed, "the lock renewed", within_s=60.0)
                 assert isinstance(await two.runtime.locks.take(NAME, "other", TTL_US), Occupied)

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from dujiang.testing.harness import World
 
 NAME = "export"
-TTL_S = 30.0
+TTL_S = 300.0
 TTL_US = int(TTL_S * 1e6)
 CONTENDERS = 20
-UNTIL = "SELECT until_us FROM dj_lock"
 
 
 @asynccontextmanager
