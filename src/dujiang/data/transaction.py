@@ -74,6 +74,7 @@ class Stale(DujiangError):
 
     code = "stale"
     move = "wait"
+    what = ""
 
     def __init__(self, what: str = "", /) -> None:
         super().__init__(what)
