@@ -43,7 +43,7 @@ APP = "trial_app:app"
 SOURCE = """
 import os
 
-from dujiang import App, Call, Failed, Id, Model, Module, Ok, Read, Retry, Saga, Step, Tx, Unknown
+from dujiang import App, Call, Failed, Id, Job, Model, Module, Ok, Read, Retry, Saga, Step, Tx, Unknown
 from dujiang.data.sql import Sql
 from dujiang.systems.shop import shop
 from dujiang.systems.shop.tables import stock
@@ -140,6 +140,18 @@ class Posting(Saga[Pack]):
         return Pack(order_id=event.order_id)
 
 
+TICK = Sql("trial_tick", "INSERT INTO trial_tick (id, due) VALUES ($1, $2)", "Notes a time.")
+
+
+async def note(tx: Tx, due: str) -> None:
+    await tx.fetch(TICK, tx.new_id(), due)
+
+
+@trial.every("1s", retry=Retry(attempts=1000, base="5ms", cap="50ms"))
+async def tick(job: Job) -> None:
+    await job.step("note", note, job.due.isoformat())
+
+
 @trial.read("GET /trial/open")
 async def still_open(db: Read) -> Open:
     row = (await db.fetch(OPEN, current().node.clock.now_us()))[0]
@@ -155,6 +167,7 @@ down_revision = None
 def upgrade():
     op.execute("CREATE TABLE trial_seen (id BIGINT PRIMARY KEY, order_id BIGINT NOT NULL)")
     op.execute("CREATE TABLE trial_saga (id BIGINT PRIMARY KEY, order_id BIGINT NOT NULL, word TEXT NOT NULL)")
+    op.execute("CREATE TABLE trial_tick (id BIGINT PRIMARY KEY, due TEXT NOT NULL)")
 '''
 
 Rows = list[tuple[str, ...]]
@@ -229,6 +242,7 @@ class Trial:
                     assert time.monotonic() < until_s, f"{key} gets no answer: {up.err[-2000:]}"
             for key in random.Random(self.seed).sample(sorted(self.answered), min(50, len(self.answered))):
                 assert self.post(up, key)
+            assert up.operate("POST", "/_dj/schedules/trial.tick/pause").status == 204  # Or there would always be work.
             while any(found := up.request("GET", "/trial/open").json.values()):
                 assert time.monotonic() < until_s, f"still open (unrouted, ready, running): {list(found)}"
             assert up.operate("POST", "/_dj/audit").json == []
@@ -294,10 +308,12 @@ class Trial:
         assert published == [("OrderPlaced", count), ("StockReserved", count)]
         done = self.select(
             "SELECT s.name, count(*), count(DISTINCT o.seq) FROM dj_outcome o JOIN dj_subscription s"
-            " ON s.sub_id = o.sub_id WHERE o.state = 1 GROUP BY s.name ORDER BY s.name"
+            " ON s.sub_id = o.sub_id WHERE o.state = 1 AND s.name <> 'trial.tick' GROUP BY s.name ORDER BY s.name"
         )
         sagas = ("trial.Packing", "trial.Packing.begin", "trial.Posting", "trial.Posting.begin")
         assert done == [(name, count, count) for name in ("shop.reserve_stock", *sagas, "trial.see", "trial.tell")]
+        ((fired,),) = self.select("SELECT count(*) FROM dj_fire WHERE job_id IS NOT NULL")
+        assert self.select("SELECT count(*), count(DISTINCT due) FROM trial_tick") == [(fired, fired)]
         told = {tuple(line.split()) for line in (self.folder / "outside.txt").read_text().splitlines()}
         assert sorted(order for _, order in told) == promised, "an order was not told, or under two keys"
         assert len({key for key, _ in told}) == len(promised), "two orders were told under one key"
