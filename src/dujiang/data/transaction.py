@@ -74,16 +74,14 @@ class Stale(DujiangError):
 
     code = "stale"
     move = "wait"
-    what = ""
 
     def __init__(self, what: str = "", /) -> None:
         super().__init__(what)
-        self.what = what
 
     @property
     def detail(self) -> str:
         """Which row."""
-        return self.what or super().detail
+        return str(self.args[0]) if self.args and self.args[0] else super().detail
 
 
 @dataclass(frozen=True, slots=True)
