@@ -129,6 +129,7 @@ async def ids_of(world: World, **given: Any) -> list[int]:
         page = await world.runtime.job_operations.list(before=int(page["next"]), **given)
         assert len(page["jobs"]) <= given.get("limit", 50)
         found += [int(each["id"]) for each in page["jobs"]]
+        assert len(set(found)) == len(found), "a page begins where the one before did"
     return found
 
 
