@@ -32,6 +32,7 @@ class Said(Event{arguments}):
 
 async def note(tx, name, event):
     if os.path.exists("hold"):
+        open("held-" + name, "w").close()
         raise Snooze("1s")
     await tx.execute(sa.insert(heard).values(reaction=name, n=event.n))
 
@@ -88,6 +89,11 @@ def deploy(site: Site, source: str, *scripts: str) -> None:
     site.write(source)
 
 
+def waiting(site: Site, *reactions: str) -> None:
+    """Wait until an event has reached these reactions, which put it off; one that is stopped sooner has it unrouted."""
+    eventually(lambda: all((site.folder / f"held-{name}").exists() for name in reactions))
+
+
 def heard(up: Up, reaction: str = "hear") -> list[int]:
     """What a reaction has handled."""
     found: list[int] = up.request("GET", f"/heard/{reaction}").json
@@ -113,6 +119,7 @@ class TestRolledBack:
             eventually(lambda: heard(up) == [1, 2] and heard(up, "also") == [2])
             (site.folder / "hold").touch()
             assert up.request("POST", "/say/3").status == 201
+            waiting(site, "hear", "also")
             assert up.stop() == 0
         (site.folder / "hold").unlink()
 
@@ -168,6 +175,7 @@ class TestRolledBack:
         (site.folder / "hold").touch()
         with Up(site.folder, APP, **store).started() as up:
             assert up.request("POST", "/say/1").status == 201
+            waiting(site, "hear")
             assert up.stop() == 0
         (site.folder / "hold").unlink()
 
