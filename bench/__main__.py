@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.runner import main
 
-NAMES = ("write", "embedded", "http", "read", "events", "ledger", "rabbitmq", "startup", "drill")
+NAMES = ("write", "embedded", "http", "read", "events", "jobs", "ledger", "rabbitmq", "startup", "drill")
 
 
 def run(argv: list[str]) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 LOCKS = BENCH / "locks"
-NAMES = ("web", "litestar", "procrastinate", "dbos", "rabbitmq", "read")
+NAMES = ("web", "litestar", "procrastinate", "huey", "dbos", "rabbitmq", "read")
 
 
 class SetupFailed(Exception):

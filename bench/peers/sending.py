@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 AT_ONCE = 16
+BATCH = 1000
 
 Enqueue = Callable[[int, int], Awaitable[object]]
 

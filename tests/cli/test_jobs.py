@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.cli.processes import APP, Run, Site, Up
+from tests.cli.processes import APP, Run, Site, Up, dujiang
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ DONE = {"0001": "op.execute('CREATE TABLE desk_done (n BIGINT PRIMARY KEY)')"}
 SOURCE = """
 import asyncio, os, signal
 from pathlib import Path
-from dujiang import Job, Model
+from dujiang import Job, Model, Refusal
 from dujiang.data.sql import Sql
 
 ADD = Sql("desk_add", "INSERT INTO desk_done (n) VALUES ($1) RETURNING 1", "Notes an effect.")
@@ -41,6 +42,8 @@ async def add(tx: Tx, n: int) -> None:
 
 @desk.accept("POST /make")
 async def make(job: Job, body: Wanted) -> Made:
+    if body.how == "break" and not Path("mended.txt").exists():
+        raise Refusal("it is broken")
     if body.how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     n = await job.step("plan", plan, body.n)
@@ -142,3 +145,46 @@ def test_a_job_that_kills_its_process_becomes_a_dead_letter(tmp_path: Path) -> N
 
     assert len(set(addresses)) == 2
     assert [(view["state"], view["error"]) for view in views] == [("done", None), ("dead", "crash_loop")]
+
+
+def test_jobs_are_seen_and_taken_on_by_the_command(tmp_path: Path) -> None:
+    """Through the process that owns the store, and in the store itself when nobody does."""
+    Site(tmp_path, DONE).write(SOURCE)
+
+    def run(*words: str) -> Any:
+        ended = dujiang(tmp_path, "jobs", *words, "--app", APP)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    def refused(*words: str) -> str:
+        ended = dujiang(tmp_path, "jobs", *words, "--app", APP)
+        assert ended.code == 65, ended.err
+        return str(ended.err)
+
+    with Up(tmp_path, APP, instance="desk").started() as up:
+        broken = up.request("POST", "/make", {"n": 1, "how": "break"}).headers["location"].rpartition("/")[2]
+        eventually(lambda: json.loads(run("show", broken, "--json"))["state"] == "dead")
+        held = up.request("POST", "/make", {"n": 2}).headers["location"].rpartition("/")[2]
+        eventually((tmp_path / "began-1.txt").exists)
+        page = json.loads(run("list", "--limit", "1", "--json"))
+        assert ([each["id"] for each in page["jobs"]], page["next"]) == ([held], held)
+        page = json.loads(run("list", "--limit", "1", "--before", page["next"], "--state", "dead", "--json"))
+        assert [(each["id"], each["error"], page["next"]) for each in page["jobs"]] == [(broken, "refused", None)]
+        assert run("cancel", held).strip() == f"asked to end: {held}"
+        eventually(lambda: json.loads(run("show", held, "--json"))["state"] == "cancelled")
+        assert "did you mean 'running'?" in refused("list", "--state", "runing")
+        assert up.stop() == 0
+    counted = json.loads(run("--json"))["counts"]
+    assert {each["state"]: each["jobs"] for each in counted} == {"cancelled": 1, "dead": 1}
+    assert run().split()[-8:] == ["desk.make", "0", "0", "0", "0", "1", "1", "0"]
+    assert "it is broken" in run("show", broken)
+    assert "no job has the id 5" in refused("cancel", "5")
+    assert f"job {held} is cancelled; it cannot be retried" in refused("retry", held)
+    assert "it cannot be cancelled" in refused("cancel", broken)
+    assert run("retry", broken).strip() == f"retried {broken}"
+    (tmp_path / "mended.txt").touch()
+    (tmp_path / "go.txt").touch()
+    with Up(tmp_path, APP, instance="desk").started() as up:
+        assert ended(up, f"/api/v1/jobs/{broken}")["state"] == "done"
+        assert up.stop() == 0
+    assert broken in run("list", "--state", "done", "--name", "desk.make")

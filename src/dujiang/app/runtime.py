@@ -37,6 +37,7 @@ from dujiang.data.transaction import transact
 from dujiang.gateway.guard import Guard, Limits
 from dujiang.gateway.idempotency import Idempotency
 from dujiang.gateway.routes import Call
+from dujiang.jobs.operations import JobOperations
 from dujiang.jobs.running import Jobs
 from dujiang.jobs.scheduler import Scheduler
 from dujiang.jobs.schedules import BELL as SCHEDULES_BELL
@@ -169,6 +170,7 @@ class Runtime:
         self.deadletters = DeadLetters(self.database, self.node.clock.now_us, self.bells.ring_all, given_up)
         self.jobs = Jobs(self.node, self.database, self.bells, self.transact)
         self.schedules = Schedules(self.database, self.node.clock.now_us, partial(self.bells.ring_far, SCHEDULES_BELL))
+        self.job_operations = JobOperations(self.database, self.transact, self.clock.now_us, self.deadletters)
         self.backups = Backups(self.node, lambda: load_keeper(settings.database)(settings.database), product())
         self.body_limit = settings.body_limit_bytes
         self.composition = composed(app)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from dujiang.settings import Settings
@@ -27,11 +27,25 @@ class Strict(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, after counting how often each option stands."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        for flag, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
-            if count > 1:
-                raise typer.BadParameter("given twice", ctx=ctx, param_hint=f"'{flag}'")
+        refuse_twice(self, ctx, args)
         return super().parse_args(ctx, args)
+
+
+class StrictGroup(TyperGroup):
+    """A group of commands with options of its own, which may stand once too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after counting how often each option stands."""
+        refuse_twice(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+def refuse_twice(command: Any, ctx: Any, args: list[str]) -> None:
+    """Raise BadParameter for an option that stands twice."""
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    for flag, count in Counter(p.opts[0] for p in order if p.param_type_name == "option").items():
+        if count > 1:
+            raise typer.BadParameter("given twice", ctx=ctx, param_hint=f"'{flag}'")
 
 
 def settings_of(config: Path | None, **overrides: Any) -> Settings:

@@ -1,4 +1,4 @@
-"""Desk: dead letters, sagas, schedules and audits, in the store itself or through the process that owns it.
+"""Desk: dead letters, jobs, sagas, schedules and audits, in the store itself or through the process that owns it.
 
     many writers (a server)    the command opens the database and works in it
     one writer, free           the same
@@ -39,7 +39,7 @@ ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 class Desk(Protocol):
-    """What the commands `deadletter`, `sagas`, `schedules`, `audit` and `cache` need.
+    """What the commands `deadletter`, `jobs`, `sagas`, `schedules`, `audit` and `cache` need.
 
     Letters and sagas are JSON objects, letters as `DeadLetter.public` makes them.
     """
@@ -70,6 +70,10 @@ class Desk(Protocol):
 
     async def turn(self, name: str, what: str, given: dict[str, str]) -> Letter:
         """Pause, resume, run or backfill a schedule; what is said of it."""
+        ...
+
+    async def jobs(self, *rest: str, **given: str) -> Any:
+        """What is answered below /_dj/jobs: a list, the counts, one job, what was done with one."""
         ...
 
     async def audit(self) -> Rows:
@@ -119,8 +123,10 @@ class OwnerRefused(DujiangError):
     code = "owner_refused"
     move = "fix"
     says = "{what} ({answered} {reason} from {url})"
+    cure = "{how}"
 
     what: str
+    how: str = ""
     answered: int
     reason: str
     url: str
@@ -195,6 +201,12 @@ class LocalDesk:
         from dujiang.console.operations import scheduled  # noqa: PLC0415
 
         return parsed((await scheduled(self._runtime.schedules, [name, what], given)).body) or {}
+
+    async def jobs(self, *rest: str, **given: str) -> Any:
+        """What is answered below /_dj/jobs."""
+        from dujiang.console.operations import worked  # noqa: PLC0415
+
+        return parsed((await worked(self._runtime.job_operations, list(rest), given)).body)
 
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
@@ -277,6 +289,14 @@ class RemoteDesk:
         query = f"?{urlencode(given)}" if given else ""
         return self.ask("POST", f"/_dj/schedules/{quote(name, safe='')}/{what}{query}") or {}
 
+    async def jobs(self, *rest: str, **given: str) -> Any:
+        """What is answered below /_dj/jobs."""
+        query = f"?{urlencode(given)}" if given else ""
+        answer = self.ask("POST" if len(rest) > 1 else "GET", "/".join(("/_dj/jobs", *rest)) + query)
+        if not isinstance(answer, list if rest == ("counts",) else dict):
+            raise self._strange("jobs")
+        return answer
+
     async def audit(self) -> Rows:
         """The violated invariants with their rows."""
         return self._rows(self.ask("POST", "/_dj/audit"), "a list of violations")
@@ -326,7 +346,8 @@ class RemoteDesk:
         if response.status >= 300:
             problem = answer if isinstance(answer, dict) else {}
             what = str(problem.get("detail") or problem.get("title") or "the request was refused")
-            raise OwnerRefused(what=what, answered=response.status, reason=response.reason, url=url)
+            how = str(problem.get("hint") or "")
+            raise OwnerRefused(what=what, how=how, answered=response.status, reason=response.reason, url=url)
         return answer
 
     def ask_object(self, method: str, path: str, body: bytes | None, wanted: str) -> Letter:

@@ -106,6 +106,7 @@ def commands() -> typer.Typer:
         deadletter,
         doctor,
         drill,
+        jobs,
         migrate,
         new,
         routes,
@@ -128,6 +129,7 @@ def commands() -> typer.Typer:
     for function in (up.up, run.run, new.new, migrate.migrate, *looks, drill.drill, drill.replay):
         app.command(cls=Strict)(function)
     app.add_typer(deadletter.group, name="deadletter", rich_help_panel=None)
+    app.add_typer(jobs.group, name="jobs", rich_help_panel=None)
     app.add_typer(sagas.group, name="sagas", rich_help_panel=None)
     app.add_typer(schedules.group, name="schedules", rich_help_panel=None)
     app.add_typer(cache.group, name="cache", rich_help_panel=None)

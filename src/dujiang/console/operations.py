@@ -64,6 +64,8 @@ OWN = (
     *((re.compile(r"/_dj/cache"), method) for method in ("GET", "DELETE")),
     (re.compile(r"/_dj/deadletters/\d+/(replay|discard)|/_dj/audit"), "POST"),
     (re.compile(r"/_dj/sagas/\d+/(retry|skip|compensate|resume)"), "POST"),
+    (re.compile(r"/_dj/jobs(/\d+|/counts)?"), "GET"),
+    (re.compile(r"/_dj/jobs/\d+/(cancel|retry)"), "POST"),
     (re.compile(rf"/_dj/schedules/{NAME}/(pause|resume|run|backfill)"), "POST"),
 )
 PATH_BYTES_MAX = 16 * 1024
@@ -239,6 +241,8 @@ class Operations:
                 data = await read_body(receive, PAYLOAD_BYTES_MAX)
                 await getattr(self._runtime.sagas, verb)(int(saga_id), *([data] if verb == "resume" else []), why)
                 return Answer(204, [], b"")
+            case (_, ["jobs", *rest]):
+                return await worked(self._runtime.job_operations, rest, query_of(scope))
             case (_, ["schedules", *rest]):
                 return await scheduled(self._runtime.schedules, rest, query_of(scope))
             case ("GET", ["invariants"]):
@@ -276,6 +280,20 @@ async def scheduled(schedules: Any, rest: list[str], query: dict[str, str]) -> A
             first_us, until_us = (moment_of(name, query.get(which, ""), which) for which in ("first", "until"))
             return json_answer({"name": name, "asked": await schedules.backfill(name, first_us, until_us)}, 202)
     return Answer(204, [], b"")
+
+
+async def worked(jobs: Any, rest: list[str], query: dict[str, str]) -> Answer:
+    """Answer what is asked below /_dj/jobs; the methods have been compared already."""
+    match rest:
+        case ["counts"]:
+            return json_answer(await jobs.counts())
+        case [job_id]:
+            return json_answer(await jobs.show(int(job_id)))
+        case [job_id, "cancel" | "retry" as verb]:
+            return json_answer(await getattr(jobs, verb)(int(job_id)))
+    before, limit = (query.get(name, "") for name in ("before", "limit"))
+    numbers = {"before": int(before) if before.isdecimal() else 0, "limit": int(limit) if limit.isdecimal() else 50}
+    return json_answer(await jobs.list(query.get("name", ""), query.get("state", ""), **numbers))
 
 
 async def forget_everything(tx: Any) -> None:

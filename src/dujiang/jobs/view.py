@@ -10,7 +10,7 @@ nothing. Why a job is dead is said by its code alone: the text of an error belon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic_core import from_json
 
@@ -32,6 +32,7 @@ PATH = "/api/v1/jobs"
 WAIT_S_FIRST, WAIT_S_MAX = 0.01, 0.5
 
 State = Literal["ready", "running", "later", "done", "dead", "cancelled", "expired"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 class JobUnknown(Refusal):
@@ -113,15 +114,7 @@ def view_of(job_id: int, row: Sequence[Any], now_us: int) -> JobView:
     """The view of a row of VIEW."""
     ended, ppm, note, cancel_us, created_us, finished_us, result, name = row[:8]
     run_at, waited, runs, reason, died, attempts = row[8:14]
-    state: State
-    if ended:
-        state = store.WORD[ended]  # type: ignore[assignment]
-    elif runs is not None:
-        state = "running"
-    elif run_at is not None:
-        state = "later" if run_at > now_us else "ready"
-    else:
-        state = "dead" if reason is not None else "cancelled"
+    state = state_of(ended, runs, run_at, reason, now_us)
     return JobView(
         job_id=job_id,
         kind=name,
@@ -137,6 +130,17 @@ def view_of(job_id: int, row: Sequence[Any], now_us: int) -> JobView:
         finished_at=None if finished_us is None else instant(finished_us),
         url=url_of(job_id),
     )
+
+
+def state_of(ended: int, runs: int | None, run_at: int | None, reason: str | None, now_us: int) -> State:
+    """The state of a job: its end, else the table in which its work lies."""
+    if ended:
+        return store.WORD[ended]  # type: ignore[return-value]
+    if runs is not None:
+        return "running"
+    if run_at is not None:
+        return "later" if run_at > now_us else "ready"
+    return "dead" if reason is not None else "cancelled"
 
 
 async def wait_for(job_id: int, within_s: float) -> JobView:

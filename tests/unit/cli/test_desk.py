@@ -94,16 +94,39 @@ class TestRemote:
 
         assert [request["line"] for request in asked] == ["GET /_dj/cache", "DELETE /_dj/cache"]
 
+    async def test_jobs_are_asked_for_there(self, tmp_path: Path) -> None:
+        """Lists, counts and views are GET, what is done is POST; an answer of another shape is refused."""
+        marks.keep_token(tmp_path, SystemEntropy())
+        with owner(tmp_path, 200, b'{"jobs": []}') as (desk, asked):
+            assert await desk.jobs(name="desk.make all", limit="3") == {"jobs": []}
+            for rest in (("5",), ("5", "cancel"), ("5", "retry")):
+                await desk.jobs(*rest)
+            with pytest.raises(OwnerSilent, match="no jobs"):
+                await desk.jobs("counts")
+        with owner(tmp_path, 200, b"[]") as (desk, _):
+            assert await desk.jobs("counts") == []
+            with pytest.raises(OwnerSilent, match="no jobs"):
+                await desk.jobs("5")
+
+        assert [request["line"] for request in asked] == [
+            "GET /_dj/jobs?name=desk.make+all&limit=3",
+            "GET /_dj/jobs/5",
+            "POST /_dj/jobs/5/cancel",
+            "POST /_dj/jobs/5/retry",
+            "GET /_dj/jobs/counts",
+        ]
+
     @pytest.mark.parametrize(
         ("status", "code"), [(401, 78), (403, 78), (404, 65), (409, 65), (422, 65), (429, 69), (503, 69), (500, 70)]
     )
     async def test_a_refusal_of_the_owner_becomes_an_exit_code(self, tmp_path: Path, status: int, code: int) -> None:
         """What problem+json says is shown; the status decides the code."""
-        body = b'{"detail": "no dead letter has the id 5"}'
+        body = b'{"detail": "no dead letter has the id 5", "hint": "look for it"}'
         with owner(tmp_path, status, body) as (desk, _), pytest.raises(OwnerRefused) as caught:
             await desk.show(5)
 
         assert caught.value.detail.startswith(f"no dead letter has the id 5 ({status} ")
+        assert caught.value.hint == "look for it"
         assert exit_code_of(caught.value) == code
 
     @pytest.mark.parametrize("body", [b"<html>", b"\xff", b"", b"[1]", b"{}", b"5", b"null"])

@@ -26,12 +26,15 @@ USAGES = [
     pytest.param(
         "",
         "Missing command.",
-        "up, run, new, migrate, doctor, routes, contracts, audit, backup, restore, drill, replay, deadletter, sagas, "
+        "up, run, new, migrate, doctor, routes, contracts, audit, backup, restore, drill, replay, deadletter, jobs, sagas, "
         "schedules, cache",
         id="1-no-command",
     ),
     pytest.param("deadletter", "Missing command.", "list, show, replay, discard", id="1-no-subcommand"),
     pytest.param("ump", "No such command 'ump'. Did you mean 'up'?", "`dujiang --help`", id="2-command"),
+    pytest.param("jobs lst", "Did you mean 'list'?", "`dujiang jobs --help`", id="2-jobs"),
+    pytest.param("jobs --data x --data y", "'--data': given twice", "", id="4-twice-in-a-group"),
+    pytest.param("jobs --data x list", "Options stand behind the command", "", id="6-options-of-a-group"),
     pytest.param("deadletter lst", "Did you mean 'list'?", "`dujiang deadletter --help`", id="2-subcommand"),
     pytest.param("up --prot 80", "No such option: --prot Did you mean '--port'?", "`dujiang up --help`", id="3-flag"),
     pytest.param("audit -x", "No such option: -x", "`dujiang audit --help`", id="3-short"),
