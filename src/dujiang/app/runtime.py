@@ -179,18 +179,22 @@ class Runtime:
         self.scheduler = Scheduler(self.node, self.database, self.bells, self.transact, declared, fired)
         self.laws = Laws(self)
         self._bound = bound_verbs(self)
-        operations = Operations(self, settings.data / "operator.token")
-        self.asgi = Guard(
-            operations,
-            self.node,
-            limits=Limits(body_bytes=self.body_limit),
-            allowed_hosts=settings.allowed_hosts,
-            allow=operations.allow,
-            paths=self.composition.table.fixed,
-        ).serve
+        self.asgi = self._guarded()
 
     def __repr__(self) -> str:
         return f"<Runtime {self.node.name} of {self.app!r}>"
+
+    def _guarded(self) -> Any:
+        """The ASGI application: routes and operations behind the guard."""
+        operations = Operations(self, self.settings.data / "operator.token")
+        return Guard(
+            operations,
+            self.node,
+            limits=Limits(body_bytes=self.body_limit),
+            allowed_hosts=self.settings.allowed_hosts,
+            allow=operations.allow,
+            paths=self.composition.table.fixed,
+        ).serve
 
     @property
     def consumers(self) -> list[Consumer]:
