@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 CLIENTS = 4
 REACH_S = 45.0
-SETTLE_S = 45.0
+SETTLE_S = 90.0
+LIFE_ORDERS = 100  # New orders of one life: each makes seven pieces of work, and the last life has to end them all.
 ORDER = {"user_id": 1, "items": ["itemA", {"sku": "mouse", "quantity": 2}]}
 APP = "trial_app:app"
 
@@ -254,7 +255,7 @@ class Trial:
         again: queue.SimpleQueue[str] = queue.SimpleQueue()
         for key in sorted(self.unanswered):
             again.put(key)
-        until_s = time.monotonic() + limit_s
+        until_s, fresh = time.monotonic() + limit_s, itertools.count()
 
         def client(number: int) -> None:
             chance = random.Random(f"{self.seed} {self.deaths} {number}")
@@ -262,9 +263,10 @@ class Trial:
                 try:
                     key = again.get_nowait()
                 except queue.Empty:
-                    key = f"key-{next(self.numbers)}"
-                    if self.answered and chance.random() < 0.2:
+                    if self.answered and (chance.random() < 0.2 or next(fresh) >= LIFE_ORDERS):
                         key = chance.choice(list(self.answered))
+                    else:
+                        key = f"key-{next(self.numbers)}"
                 if not self.post(up, key) and up.process.poll() is None:
                     again.put(key)
 
