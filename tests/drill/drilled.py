@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dujiang import App
 from dujiang.drill.drilling import SWEEP, quiet
 from dujiang.drill.escape import sealed
 from dujiang.drill.run import Outcome, Scenario, warmed
@@ -60,6 +61,20 @@ def calm(**defect: Any) -> Search:
     with standing(**defect) as cluster:
         search = Search(cluster, workload(), width=2)
         search.count(SWEEP)
+    return search
+
+
+def searched(app: App, scenario: Scenario = STORM, *, seeds: int, calmly: bool = True) -> Search:
+    """A calm run, unless it is left out, and random schedules of an app with a contract of its own."""
+    with quiet(), sealed():
+        cluster = cluster_of(app)
+        try:
+            search = Search(cluster, Workload(app), width=2)
+            if calmly:
+                search.count(SWEEP)
+            search.random(scenario, budget_s=0.0, seeds=seeds)
+        finally:
+            shutil.rmtree(cluster.folder, ignore_errors=True)
     return search
 
 

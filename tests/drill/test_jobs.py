@@ -16,7 +16,7 @@ from dujiang.drill.search import Search
 from dujiang.drill.template import cluster_of
 from dujiang.drill.workload import Workload
 from tests.drill import apps
-from tests.drill.drilled import violated
+from tests.drill.drilled import searched, violated
 
 ONCE = "a job has one entry"
 STORM = Scenario(clients=3, operations=3, faults_s=3.0)
@@ -71,30 +71,16 @@ def app_of(effect: Callable[[Job, int], Awaitable[None]]) -> App:
     return App(modules=[tally])
 
 
-def drilled(effect: Callable[[Job, int], Awaitable[None]], seeds: int) -> Search:
-    """A calm run and random schedules of the app."""
-    app = app_of(effect)
-    with quiet(), sealed():
-        cluster = cluster_of(app)
-        try:
-            search = Search(cluster, Workload(app), width=2)
-            search.count(SWEEP)
-            search.random(STORM, budget_s=0.0, seeds=seeds)
-        finally:
-            shutil.rmtree(cluster.folder, ignore_errors=True)
-    return search
-
-
 def test_a_job_whose_effect_is_a_step_is_sound() -> None:
     """Killed, cancelled, refused and asked for twice: each job has one entry, and every one of them ends."""
-    search = drilled(by_a_step, seeds=6)
+    search = searched(app_of(by_a_step), seeds=6)
 
     assert violated(search) == set()
 
 
 def test_a_job_whose_effect_every_run_repeats_is_found() -> None:
     """A run that is killed behind its effect has it again: the user's own law says so."""
-    search = drilled(by_a_transaction, seeds=12)
+    search = searched(app_of(by_a_transaction), seeds=12)
 
     assert violated(search) == {ONCE}
 

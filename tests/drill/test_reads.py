@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any, Literal
 
 import pytest
@@ -11,14 +10,10 @@ from sqlalchemy import insert, select, update
 from dujiang import App, Module, Read, Tx
 from dujiang.caching.caching import Caching
 from dujiang.caching.floors import Floors
-from dujiang.drill.drilling import quiet
-from dujiang.drill.escape import sealed
 from dujiang.drill.run import Scenario
 from dujiang.drill.search import Search
-from dujiang.drill.template import cluster_of
-from dujiang.drill.workload import Workload
 from tests.drill.apps import Adding, Level, Receipt, entry, metadata, pot, seed
-from tests.drill.drilled import first, violated
+from tests.drill.drilled import first, searched, violated
 
 FEW = Scenario(clients=3, operations=4, faults_s=3.0, only=("cache",))
 TAG: dict[str, Any] = {"tags": ("pot:{name}",)}
@@ -45,27 +40,19 @@ def app_of(*, forgets: bool = True, **options: Any) -> App:
     return App(modules=[module])
 
 
-def searched(seeds: int = 3, **options: Any) -> Search:
-    """A calm run and some random schedules."""
-    app = app_of(**options)
-    with quiet(), sealed():
-        cluster = cluster_of(app)
-        try:
-            search = Search(cluster, Workload(app), width=2)
-            search.random(FEW, budget_s=0.0, seeds=seeds)
-        finally:
-            shutil.rmtree(cluster.folder, ignore_errors=True)
-    return search
+def read(seeds: int = 3, **options: Any) -> Search:
+    """Some random schedules of the two pots."""
+    return searched(app_of(**options), FEW, seeds=seeds, calmly=False)
 
 
 def test_reads_that_are_forgotten_are_sound() -> None:
     """A shared cache that loses, delays, repeats and is away: nobody sees anything of it."""
-    assert violated(searched(seeds=6)) == set()
+    assert violated(read(seeds=6)) == set()
 
 
 def test_a_write_that_forgets_nothing_is_found() -> None:
     """The read has a tag, so somebody means to keep it up to date: its writer is told, and every machine is asked at the end."""
-    search = searched(forgets=False, **TAG)
+    search = read(forgets=False, **TAG)
 
     assert violated(search) == {"read-your-writes", "stale-for-ever"}
     _, said = first(search, "stale-for-ever")
@@ -75,18 +62,18 @@ def test_a_write_that_forgets_nothing_is_found() -> None:
 
 def test_a_read_that_nobody_forgets_is_as_old_as_its_ttl_on_purpose() -> None:
     """No tag, and no transaction that forgets it: nothing is judged."""
-    assert violated(searched(forgets=False)) == set()
+    assert violated(read(forgets=False)) == set()
 
 
 def test_shared_answers_that_are_not_judged_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: what lies in the shared cache is taken for good."""
     monkeypatch.setattr(Floors, "allow", lambda *_: True)
 
-    assert "stale-for-ever" in violated(searched(seeds=6))
+    assert "stale-for-ever" in violated(read(seeds=6))
 
 
 def test_a_writer_that_waits_for_its_own_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the process that commits touches nothing, and learns of it from the log like all the others."""
     monkeypatch.setattr(Caching, "forgot", lambda *_: None)
 
-    assert violated(searched(seeds=24)) == {"read-your-writes"}
+    assert violated(read(seeds=24)) == {"read-your-writes"}

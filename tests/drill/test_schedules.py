@@ -1,19 +1,13 @@
 """Schedules in a drill: a sound one passes kills at every await; a firing that is lost, doubled or repeated is found."""
 
-import shutil
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import func, insert, select
 
 from dujiang import App, Job, Module, Read, Tx
-from dujiang.drill.drilling import SWEEP, quiet
-from dujiang.drill.escape import sealed
 from dujiang.drill.run import Scenario
-from dujiang.drill.search import Search
-from dujiang.drill.template import cluster_of
-from dujiang.drill.workload import Workload
 from tests.drill import apps
-from tests.drill.drilled import violated
+from tests.drill.drilled import searched, violated
 
 ONCE = "a time has one entry"
 STORM = Scenario(clients=2, operations=2, faults_s=8.0)
@@ -60,29 +54,15 @@ def app_of(effect: Callable[[Job, str], Awaitable[None]]) -> App:
     return App(modules=[tally])
 
 
-def drilled(effect: Callable[[Job, str], Awaitable[None]], seeds: int) -> Search:
-    """A calm run and random schedules of the app."""
-    app = app_of(effect)
-    with quiet(), sealed():
-        cluster = cluster_of(app)
-        try:
-            search = Search(cluster, Workload(app), width=2)
-            search.count(SWEEP)
-            search.random(STORM, budget_s=0.0, seeds=seeds)
-        finally:
-            shutil.rmtree(cluster.folder, ignore_errors=True)
-    return search
-
-
 def test_a_schedule_whose_effect_is_a_step_is_sound() -> None:
     """Machines die while times fall due: each time has one entry, and none is missing."""
-    search = drilled(by_a_step, seeds=10)
+    search = searched(app_of(by_a_step), seeds=10)
 
     assert violated(search) == set()
 
 
 def test_a_schedule_whose_effect_every_run_repeats_is_found() -> None:
     """A run that is killed behind its effect has it again: the user's own law says so."""
-    search = drilled(by_a_transaction, seeds=20)
+    search = searched(app_of(by_a_transaction), seeds=20)
 
     assert violated(search) == {ONCE}

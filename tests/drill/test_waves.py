@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import update
 
-from dujiang.drill.clients import WAVE_S
+from dujiang.drill.checks import DAY_US, a_day_later
+from dujiang.drill.clients import WAVE_S, Clients
 from dujiang.drill.drilling import LULL
 from dujiang.drill.lull import LATER_S, SILENCE_S
 from dujiang.drill.nemesis import CROWD_TWICE, plan_of
@@ -20,7 +21,7 @@ from dujiang.drill.workload.memory import Memory
 from dujiang.drill.world import Fault
 from dujiang.messaging import relay
 from tests.drill.apps import CONSERVED, Adding, pot
-from tests.drill.drilled import STORM, first, standing, stormy, violated, workload
+from tests.drill.drilled import STORM, first, living, standing, stormy, violated, workload
 
 if TYPE_CHECKING:
     from typing import Any
@@ -75,6 +76,17 @@ class TestSleep:
 
         assert violated(search) == set()
         assert search.found.faults["suspend"] > 0
+
+    def test_a_day_later_counts_from_the_beginning(self) -> None:
+        """Keys live for 24 hours: an hour asleep and 23 hours more must not be taken for the life of a key."""
+        with standing() as cluster, living(cluster) as world:
+            world.jumped_us = 3_600_000_000
+
+            async def wait() -> None:
+                assert [each async for each in a_day_later(world, Clients(world, workload(), Memory()))] == []
+
+            world.loop.run_until_complete(wait())
+            assert world.jumped_us == DAY_US
 
     def test_it_is_told(self) -> None:
         """With its length."""

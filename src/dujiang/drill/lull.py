@@ -10,7 +10,6 @@ so within milliseconds; this one run is for what needs time alone.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dujiang.drill.checks import UNHANDLED
@@ -19,7 +18,6 @@ from dujiang.drill.violation import Violation
 
 if TYPE_CHECKING:
     from dujiang.drill.clients import Clients
-    from dujiang.drill.workload.request import Request
     from dujiang.drill.world import World
 
 SILENCE_S, LATER_S, PROMPT_S = 240.0, 900.0, 30.0
@@ -29,25 +27,20 @@ async def lull(clients: Clients) -> list[Violation]:
     """Call, be silent, call again; what was not taken up soon after the silence."""
     world, found, asked = clients.world, [], {}
     for flow in clients.workload.flows:
-        asked[flow.name] = await ask(clients, clients.workload.request(flow, lambda _label, _high: 0, clients.memory))
+        asked[flow.name] = clients.workload.request(flow, lambda _label, _high: 0, clients.memory)
+        await clients.call("client", asked[flow.name])
+        await world.settled(CALM_S)
     world.jumped_us += int(LATER_S * 1e6)
     await world.loop.pause(SILENCE_S)
     for _ in range(2):
         for flow in clients.workload.flows:
             # What was asked before is asked again, under a new key: it stands now beside its own past.
-            await clients.call("client", replace(asked[flow.name]))
+            await clients.call("client", asked[flow.name])
             if lying := await taken_up(world):
                 said = f"{PROMPT_S:.0f} s after {flow.name}, which came after a silence, {lying} has not begun"
                 found.append(Violation("nothing-stuck", said))
             await world.settled(CALM_S)
     return found
-
-
-async def ask(clients: Clients, request: Request) -> Request:
-    """Send a request and wait until nothing is left to do."""
-    await clients.call("client", request)
-    await clients.world.settled(CALM_S)
-    return request
 
 
 async def taken_up(world: World) -> str:
